@@ -1,0 +1,122 @@
+"""Disks: what the engine may ask of the pool.
+
+A *disk* is the writable root of one sandbox, made from a template or from a generation in milliseconds. A *generation*
+is a read-only moment of a disk. A *template* is a read-only starting point. All three are named by ids that the engine
+makes (typed ids, [a-z0-9_]); a driver never invents names and never follows a path that a guest controls.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sandkeep.domain.capability import DiskCapabilities
+
+
+@dataclass(frozen=True)
+class PoolSpace:
+    """Bytes. `free` is what can still be written before the pool is full."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class PoolContents:
+    """What is in the pool now, read from the pool itself. Keys are ids; disks and generations map to their owner
+    (the sandbox id that they were made for)."""
+
+    templates: frozenset[str]
+    disks: dict[str, str]
+    generations: dict[str, str]
+    strangers: tuple[str, ...]
+    """Names in the pool's folders that no call of this contract made."""
+
+
+class Disks(Protocol):
+    """Guarantees:
+
+    * Every call is idempotent by name: making what exists with the same name returns it; deleting what is gone is no error.
+    * When a making call returns, the thing is complete and survives kill -9. `sync()` makes it survive a power cut.
+      After a crash in the middle of a call the thing is either absent or partial; `discard_partial()` removes partials.
+    * A sandbox's limit holds for the sum of its disk and all its generations (one level-1 quota group per sandbox where
+      the driver's capabilities say `hard_limit`): a guest meets EDQUOT or ENOSPC, never more space.
+    * At its own limit a sandbox's disk can still be snapshotted, cloned from and deleted.
+    * Raises NoCapacity when the pool itself is full, before anything was made; NotFound for an unknown source.
+    """
+
+    capabilities: DiskCapabilities
+
+    async def open(self) -> None:
+        """Make the pool usable (mount it). Idempotent. Raises Unavailable when the pool cannot be opened."""
+        ...
+
+    async def space(self) -> PoolSpace: ...
+
+    async def contents(self) -> PoolContents: ...
+
+    async def discard_partial(self) -> list[str]:
+        """Remove what a crash left half-made. Call only when no other call is under way. Returns what was removed."""
+        ...
+
+    # templates
+
+    async def begin_template(self, template_id: str) -> Path:
+        """An empty, writable folder to fill with a root file system. It becomes a template by `finish_template`."""
+        ...
+
+    async def finish_template(self, template_id: str) -> int:
+        """Seal it: read-only, durable. Returns its size in bytes."""
+        ...
+
+    async def template_from_disk(self, template_id: str, sandbox_id: str) -> int:
+        """A sealed template that is a copy of a sandbox's disk as it is now. Durable. Returns its size in bytes."""
+        ...
+
+    async def delete_template(self, template_id: str) -> None: ...
+
+    # disks of sandboxes
+
+    async def create(self, sandbox_id: str, template_id: str, limit: int) -> Path:
+        """The sandbox's disk, cloned from a template. Returns its root folder. `limit` in bytes, over all it owns."""
+        ...
+
+    def path(self, sandbox_id: str) -> Path:
+        """Root folder of the sandbox's disk: the same for its whole life, also across rollback and resume."""
+        ...
+
+    async def set_limit(self, sandbox_id: str, limit: int) -> None: ...
+
+    async def used(self, sandbox_id: str) -> int:
+        """Bytes charged to the sandbox: disk and generations. As of the last commit of the file system."""
+        ...
+
+    async def sync(self) -> None:
+        """All that was written to the pool so far survives a power cut."""
+        ...
+
+    async def delete(self, sandbox_id: str) -> None:
+        """Remove the disk of a sandbox and all its generations. Returns when they are gone by name (the space may come
+        back a little later). No process may still use the disk."""
+        ...
+
+    # generations
+
+    async def snapshot(self, sandbox_id: str, generation_id: str) -> None:
+        """Keep this moment of the sandbox's disk, read-only."""
+        ...
+
+    async def restore(self, sandbox_id: str, generation_id: str) -> Path:
+        """Replace the sandbox's disk by a fresh writable clone of the generation, under the same path. What the disk
+        held before is gone; the generation stays. No process may still use the disk."""
+        ...
+
+    async def drop_generation(self, sandbox_id: str, generation_id: str) -> None: ...
+
+    def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
+        """Where the memory files of a generation live (in the pool, root:0700, outside every disk). `snapshot` makes
+        the folder or finds it made; `drop_generation` removes it with its files."""
+        ...
+
+    async def make_memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
+        """Make the (empty) folder before the memory is saved."""
+        ...

@@ -1,0 +1,115 @@
+"""The guest: what engine and control may ask of the agent in a sandbox. Every byte from it is a stranger's."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from anyio.abc import ByteStream
+
+from sandkeep.domain.node import Endpoint
+
+
+@dataclass(frozen=True)
+class GuestInit:
+    """What the agent is told after every boot. timestamp: seconds since the epoch; memory_limit: bytes."""
+
+    sandbox_id: str
+    hostname: str
+    env: Mapping[str, str] = field(repr=False)
+    timestamp: float
+    dns: tuple[str, ...]
+    memory_limit: int
+    oom_guard: bool
+    ca_bundle: str = ""
+
+
+@dataclass(frozen=True)
+class Unsavable:
+    """A file of the root disk that is deleted but still open or mapped: what a memory save cannot keep."""
+
+    pid: int
+    process: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ExecRequest:
+    """timeout: seconds, None for none; stdin: bytes given whole."""
+
+    argv: tuple[str, ...]
+    user: str | None = None
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout: float | None = None
+    stdin: bytes = b""
+    max_output: int = 8 << 20
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """exit_code: the command's, or 128+n when signal n ended it."""
+
+    pid: int
+    exit_code: int
+    signal: int | None
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+    timed_out: bool
+    out_of_memory: bool
+    duration: float
+
+
+@dataclass(frozen=True)
+class HttpAnswer:
+    """A raw answer of the agent, body still to be read."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: AsyncIterator[bytes]
+
+
+class Guest(Protocol):
+    """Guarantees:
+
+    * `dial` is the only way in: a byte stream to a port of the sandbox. Everything else here goes through it.
+    * No call waits without a bound; a hung agent raises GuestUnreachable at its deadline.
+    * Answers are size-limited and parsed as a stranger's; what does not parse raises GuestError.
+    * Connections are kept per sandbox for reuse; `hang_up` closes all of them (before a memory save).
+    """
+
+    async def dial(self, endpoint: Endpoint, port: int | None = None) -> ByteStream: ...
+
+    async def wait_ready(self, endpoint: Endpoint, deadline: float) -> None:
+        """Until the agent answers; `deadline` in seconds from now. Polls tightly at first (a boot is 20 to 150 ms)."""
+        ...
+
+    async def init(self, endpoint: Endpoint, values: GuestInit) -> None:
+        """The first one after a boot sets the credential."""
+        ...
+
+    async def quiesce(self, endpoint: Endpoint, deadline: float) -> tuple[Unsavable, ...]:
+        """Flush file systems; name what a memory save could not keep."""
+        ...
+
+    async def resumed(self, endpoint: Endpoint, hostname: str, timestamp: float, generation: str) -> None:
+        """The steps after a memory restore. Raises when the clock is off by more than 0.5 s afterwards."""
+        ...
+
+    async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult: ...
+
+    async def events(self, endpoint: Endpoint, after: int) -> list[dict[str, Any]]: ...
+
+    def request(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        target: str,
+        headers: list[tuple[bytes, bytes]],
+        body: AsyncIterator[bytes] | bytes | None,
+    ) -> AbstractAsyncContextManager[HttpAnswer]:
+        """Pass one HTTP request through, streaming both ways. The credential is added here."""
+        ...
+
+    async def hang_up(self, sandbox_address: str) -> None: ...

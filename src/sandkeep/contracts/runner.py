@@ -1,0 +1,114 @@
+"""The runner: what control may ask of a node. The same Protocol in process, over a socket, on Kubernetes."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sandkeep.domain.capability import DiskCapabilities, RuntimeCapabilities
+from sandkeep.domain.node import (
+    Capacity,
+    Endpoint,
+    Fact,
+    Observed,
+    OperationRef,
+    SandboxOnNode,
+    TemplateOnNode,
+    Usage,
+)
+from sandkeep.domain.sandbox import Hold, Lifetime, Limits
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """The answer to the handshake. `started_at` changes when the runner restarted."""
+
+    node_id: str
+    protocol: int
+    version: str
+    started_at: float
+    runtimes: tuple[RuntimeCapabilities, ...]
+    disks: DiskCapabilities
+
+
+class Runner(Protocol):
+    """Guarantees:
+
+    * A mutating call carries an OperationRef. The same operation id gives the same outcome, also after a restart of
+      the runner; an epoch below the sandbox's raises Superseded. A call that was interrupted (kill -9) is done or
+      undone before the node serves again, and repeating it with its id tells which.
+    * When a call returns, its outcome is durable on the node. When it raises, the sandbox is as before, or in the
+      settled phase that `show` then tells.
+    * One operation at a time per sandbox; `delete` waits for none: it cancels what is under way, works from every
+      phase and never needs a resume. Deleting what is unknown is no error.
+    * `create` is admitted by memory, disk and slots or raises NoCapacity at once, with what is free.
+    * Facts are kept until acknowledged and come in order, each once per watch.
+    """
+
+    async def handshake(self) -> NodeInfo: ...
+
+    async def capacity(self) -> Capacity: ...
+
+    async def create(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
+        """Disk, network, machine, agent: running and answering when it returns."""
+        ...
+
+    async def start(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        """A new machine on the kept disk."""
+        ...
+
+    async def stop(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        """End the machine; keep the disk, durably. From paused on disk: drop the memory, keep that moment's disk."""
+        ...
+
+    async def pause(self, operation: OperationRef, sandbox_id: str, hold: Hold, or_disk: bool) -> Observed:
+        """Raises PauseFailed with the machine running on. With `or_disk`, what cannot be saved becomes a stop, and
+        the answer says so (phase stopped, condition MemorySavable false)."""
+        ...
+
+    async def resume(self, operation: OperationRef, sandbox_id: str) -> Observed: ...
+
+    async def update(
+        self, operation: OperationRef, sandbox_id: str, limits: Limits, lifetime: Lifetime, labels: dict[str, str]
+    ) -> Observed: ...
+
+    async def delete(self, operation: OperationRef, sandbox_id: str) -> None: ...
+
+    async def show(self, sandbox_id: str) -> Observed | None: ...
+
+    async def list(self) -> list[Observed]: ...
+
+    async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:
+        """What the node's own record knows of a sandbox: for adoption by a control plane that lost it."""
+        ...
+
+    async def endpoint(self, sandbox_id: str) -> Endpoint:
+        """Raises Conflict when there is no running machine."""
+        ...
+
+    async def usage(self, sandbox_ids: list[str] | None) -> list[Usage]: ...
+
+    async def log(self, sandbox_id: str, limit: int) -> str: ...
+
+    async def make_template(self, operation: OperationRef, sandbox_id: str, template: TemplateOnNode) -> TemplateOnNode:
+        """A template from a sandbox's disk as it is now. The sandbox must be stopped."""
+        ...
+
+    async def delete_template(self, operation: OperationRef, template_id: str) -> None:
+        """Raises InUse while a sandbox was made from it or a template is built on it."""
+        ...
+
+    async def templates(self) -> list[TemplateOnNode]: ...
+
+    def watch(self, after_seq: int) -> AsyncIterator[Fact]:
+        """Facts above `after_seq`, then as they come. Ends when the runner does."""
+        ...
+
+    async def acknowledge(self, seq: int) -> None:
+        """Facts up to `seq` are no longer needed."""
+        ...
+
+    async def fsck(self) -> dict[str, Any]:
+        """Records against the kernel and the pool: {'findings': [{kind, subject, detail}], 'counts': {...}}."""
+        ...

@@ -1,0 +1,107 @@
+"""What a runner reports of its node: sandboxes as observed there, facts in order, what is free."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sandkeep.domain.sandbox import Condition, Hold, Phase, Spec
+
+
+@dataclass(frozen=True)
+class OperationRef:
+    """Every mutating call carries one: the same id gives the same outcome, an old epoch is refused (Superseded)."""
+
+    id: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SandboxOnNode:
+    """What the runner needs to know to make a sandbox true on its node."""
+
+    id: str
+    project_id: str
+    spec: Spec
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One sandbox as the node sees it. `phase` is settled (running, paused, stopped, failed), or the -ing phase of an
+    operation under way."""
+
+    id: str
+    epoch: int
+    phase: Phase
+    hold: Hold | None = None
+    reason: str = ""
+    conditions: tuple[Condition, ...] = ()
+    disk_used: int | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How to reach the agent: opaque to control. `credential` opens nothing but this sandbox."""
+
+    kind: str
+    address: str
+    port: int
+    credential: str = field(repr=False)
+
+
+class FactKind(StrEnum):
+    MACHINE_EXITED = "machine.exited"
+    OUT_OF_MEMORY = "machine.out_of_memory"
+    ADOPTED = "machine.adopted"
+    RESTORED_FROM_DISK = "machine.restored_from_disk"
+    QUARANTINED = "disk.quarantined"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something seen on the node, in the order of `seq`; kept until acknowledged."""
+
+    seq: int
+    at: float
+    kind: FactKind
+    sandbox_id: str | None
+    epoch: int | None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Bytes and counts: what the node has, has promised, and has free."""
+
+    memory_total: int
+    memory_available: int
+    memory_promised: int
+    memory_limit: int
+    pool_total: int
+    pool_free: int
+    pool_reserved: int
+    slots_total: int
+    slots_free: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Live figures of one sandbox; None where there is no machine. cpu_seconds since the machine started."""
+
+    sandbox_id: str
+    cpu_seconds: float | None
+    memory: int | None
+    processes: int | None
+    disk: int | None
+
+
+@dataclass(frozen=True)
+class TemplateOnNode:
+    """A template's disk on this node. size: bytes."""
+
+    id: str
+    name: str
+    created_at: float
+    size: int
+    parent: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)

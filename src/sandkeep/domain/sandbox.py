@@ -1,0 +1,228 @@
+"""A sandbox: what was asked (Spec), what was observed (Status), and how one phase may follow another."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.names import check_env, check_labels
+from sandkeep.domain.quantities import GIB, MIB, TIB, format_size
+
+
+class Persistence(StrEnum):
+    """What survives when the machine goes."""
+
+    EPHEMERAL = "ephemeral"
+    VOLUME = "volume"
+    SNAPSHOT = "snapshot"
+    FULL = "full"
+
+
+class RuntimeKind(StrEnum):
+    GVISOR = "gvisor"
+    RUNC = "runc"
+
+
+class NetworkMode(StrEnum):
+    INTERNET = "internet"
+    NONE = "none"
+
+
+class OnExpiry(StrEnum):
+    """What ends a lifetime: `default` is delete for ephemeral, stop for volume, pause for full."""
+
+    DEFAULT = "default"
+    DELETE = "delete"
+
+
+class Hold(StrEnum):
+    """Where a paused sandbox's memory is."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+class Phase(StrEnum):
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    FAILED = "failed"
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.NEW: frozenset({Phase.STARTING, Phase.FAILED, Phase.DELETING}),
+    Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
+    Phase.RUNNING: frozenset({Phase.PAUSING, Phase.STOPPING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
+    Phase.PAUSING: frozenset({Phase.PAUSED, Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
+    Phase.PAUSED: frozenset({Phase.RESUMING, Phase.STOPPING, Phase.STOPPED, Phase.PAUSING, Phase.FAILED, Phase.DELETING}),
+    Phase.RESUMING: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
+    Phase.STOPPING: frozenset({Phase.STOPPED, Phase.RUNNING, Phase.PAUSED, Phase.FAILED, Phase.DELETING}),
+    Phase.STOPPED: frozenset({Phase.STARTING, Phase.FAILED, Phase.DELETING}),
+    Phase.FAILED: frozenset({Phase.STARTING, Phase.RESUMING, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.DELETING}),
+    Phase.DELETING: frozenset({Phase.DELETED}),
+    Phase.DELETED: frozenset(),
+}
+
+TRANSITIONAL = frozenset({Phase.STARTING, Phase.PAUSING, Phase.RESUMING, Phase.STOPPING, Phase.DELETING})
+"""Phases with a deadline and a way out."""
+
+DEADLINES: dict[Phase, float] = {
+    Phase.NEW: 60.0,
+    Phase.STARTING: 120.0,
+    Phase.PAUSING: 300.0,
+    Phase.RESUMING: 300.0,
+    Phase.STOPPING: 60.0,
+    Phase.DELETING: 120.0,
+}
+"""Seconds until the reconciler takes over."""
+
+MIN_MEMORY, MAX_MEMORY = 64 * MIB, 4 * TIB
+MIN_DISK, MAX_DISK = 64 * MIB, 64 * TIB
+MIN_CPUS, MAX_CPUS = 0.1, 256.0
+MIN_PIDS, MAX_PIDS = 16, 1 << 20
+MAX_LIFETIME = 10 * 365 * 86400.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """cpus: cores; memory, disk: bytes; pids: processes and threads."""
+
+    cpus: float = 2.0
+    memory: int = GIB
+    disk: int = 8 * GIB
+    pids: int = 4096
+
+    def check(self) -> None:
+        if not MIN_CPUS <= self.cpus <= MAX_CPUS:
+            raise InvalidArgument(f"cpus {self.cpus:g} is not between {MIN_CPUS:g} and {MAX_CPUS:g}", field="cpus")
+        for name, value, low, high in (
+            ("memory", self.memory, MIN_MEMORY, MAX_MEMORY),
+            ("disk", self.disk, MIN_DISK, MAX_DISK),
+        ):
+            if not low <= value <= high:
+                raise InvalidArgument(
+                    f"{name} of {value} bytes is not between {format_size(low)} and {format_size(high)}",
+                    hint=f"sizes are bytes or carry a unit: --{name} 512MiB",
+                    field=name,
+                )
+        if not MIN_PIDS <= self.pids <= MAX_PIDS:
+            raise InvalidArgument(f"pids {self.pids} is not between {MIN_PIDS} and {MAX_PIDS}", field="pids")
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """ttl: seconds from creation (or from the last change of it), None for none. grace: seconds that an ephemeral
+    sandbox outlives its vanished client, None when it has no client to watch."""
+
+    ttl: float | None = None
+    on_expiry: OnExpiry = OnExpiry.DEFAULT
+    grace: float | None = None
+
+    def check(self) -> None:
+        for name, value in (("ttl", self.ttl), ("grace", self.grace)):
+            if value is not None and not 1 <= value <= MAX_LIFETIME:
+                raise InvalidArgument(f"{name} of {value:g} s is not between 1 s and ten years", field=name)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What was asked. `template` is a template id once the sandbox exists, `template_name` what the caller wrote."""
+
+    template: str
+    template_name: str
+    runtime: RuntimeKind = RuntimeKind.GVISOR
+    persistence: Persistence = Persistence.VOLUME
+    limits: Limits = field(default_factory=Limits)
+    env: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    network: NetworkMode = NetworkMode.INTERNET
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    pause_or_disk: bool = False
+
+    def check(self) -> None:
+        """Raises InvalidArgument for values that no host could satisfy."""
+        self.limits.check()
+        self.lifetime.check()
+        check_env(self.env)
+        check_labels(self.labels)
+        if self.lifetime.grace is not None and self.persistence is not Persistence.EPHEMERAL:
+            raise InvalidArgument("only an ephemeral sandbox can follow its client", field="grace")
+
+
+def differences(asked: Spec, existing: Spec) -> list[str]:
+    """Fields in which a get-or-create by name asks for something else than what exists."""
+    fields = {
+        "template": (asked.template, existing.template),
+        "runtime": (asked.runtime, existing.runtime),
+        "persistence": (asked.persistence, existing.persistence),
+        "cpus": (asked.limits.cpus, existing.limits.cpus),
+        "memory": (asked.limits.memory, existing.limits.memory),
+        "disk": (asked.limits.disk, existing.limits.disk),
+        "pids": (asked.limits.pids, existing.limits.pids),
+        "env": (asked.env, existing.env),
+        "labels": (asked.labels, existing.labels),
+        "network": (asked.network, existing.network),
+        "ttl": (asked.lifetime.ttl, existing.lifetime.ttl),
+        "on_expiry": (asked.lifetime.on_expiry, existing.lifetime.on_expiry),
+        "pause_or_disk": (asked.pause_or_disk, existing.pause_or_disk),
+    }
+    return [name for name, (left, right) in fields.items() if left != right]
+
+
+class ConditionKind(StrEnum):
+    DISK_READY = "DiskReady"
+    GUEST_READY = "GuestReady"
+    MEMORY_SAVABLE = "MemorySavable"
+    CONNECTIONS_RESET = "ConnectionsReset"
+    OUT_OF_MEMORY = "OutOfMemory"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A named fact with its reason and time (seconds since the epoch)."""
+
+    kind: ConditionKind
+    value: bool
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was observed. `reason` says why the sandbox is in its phase."""
+
+    phase: Phase = Phase.NEW
+    hold: Hold | None = None
+    reason: str = ""
+    since: float = 0.0
+    conditions: tuple[Condition, ...] = ()
+
+    def with_condition(self, condition: Condition) -> "Status":
+        kept = tuple(c for c in self.conditions if c.kind is not condition.kind)
+        return replace(self, conditions=(*kept, condition))
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """Times are seconds since the epoch."""
+
+    id: str
+    project_id: str
+    name: str | None
+    spec: Spec
+    status: Status
+    epoch: int
+    created_at: float
+    updated_at: float
+    expires_at: float | None = None
+    operation: str | None = None
+
+
+def may_follow(before: Phase, after: Phase) -> bool:
+    return after in TRANSITIONS[before]

@@ -1,0 +1,57 @@
+"""Durable files: what was written here survives a power cut when the call returns."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync of a directory: makes the names in it durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by `data`, all or nothing, also across a power cut. Raises OSError; the old file then stands."""
+    fresh = path.with_name(f".{path.name}.new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        os.fchmod(fd, mode)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
+    finally:
+        os.close(fd)
+    os.rename(fresh, path)
+    sync_folder(path.parent)
+
+
+def write_json_durably(path: Path, value: Any, mode: int = 0o600) -> None:
+    write_durably(path, json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), mode)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file if it is there; gone also after a power cut."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def folder_fd(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
