@@ -77,7 +77,9 @@ class Runner(Protocol):
 
     async def show(self, sandbox_id: str) -> Observed | None: ...
 
-    async def list(self) -> list[Observed]: ...
+    async def sandboxes(self) -> list[Observed]:
+        """Every sandbox that the node has a record of."""
+        ...
 
     async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:
         """What the node's own record knows of a sandbox: for adoption by a control plane that lost it."""
