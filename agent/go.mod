@@ -1,0 +1,3 @@
+module sandkeep/agent
+
+go 1.25
