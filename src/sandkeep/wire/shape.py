@@ -1,0 +1,30 @@
+"""What all shapes share: unknown fields are refused in requests and ignored in answers (a newer server may add some)."""
+
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Size = Annotated[int | str, Field(description="bytes, or a number with a unit: 512MiB, 8G", examples=["1GiB"])]
+Duration = Annotated[float | str, Field(description="seconds, or like 30s, 5m, 1h30m, 7d", examples=["1h"])]
+ShortText = Annotated[str, StringConstraints(max_length=4096)]
+
+T = TypeVar("T")
+
+
+class Asked(BaseModel):
+    """A request body: a misspelt field is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Given(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Page(Given, Generic[T]):
+    """One page of a list. `next_cursor` is absent on the last."""
+
+    items: list[T]
+    next_cursor: str | None = None
