@@ -5,6 +5,10 @@ const MaxPiece = 32 << 10
 
 // Reader is one client's place in a ring. Not safe for concurrent use, other than Ready.
 type Reader struct {
+	// Missed is how many bytes before Begin were asked for but had been overwritten. Once attached, nothing is missed.
+	Missed int64
+	Begin  int64
+
 	ring     *Ring
 	position int64
 	ready    chan struct{}
@@ -20,7 +24,8 @@ func (r *Ring) Attach(offset int64) (*Reader, bool) {
 	if offset > r.next {
 		return nil, false
 	}
-	reader := &Reader{ring: r, position: offset, ready: make(chan struct{}, 1)}
+	begin := max(offset, r.first)
+	reader := &Reader{Missed: begin - offset, Begin: begin, ring: r, position: begin, ready: make(chan struct{}, 1)}
 	r.readers[reader] = struct{}{}
 	return reader, true
 }
@@ -37,10 +42,8 @@ func (rd *Reader) wake() {
 
 // Taken is what a Take found.
 type Taken struct {
-	Dropped int64 // bytes missing before Resumed, overwritten before this reader came
-	Resumed int64
-	Bytes   int
-	Ended   bool // the ring is closed and everything was taken
+	Bytes int
+	Ended bool // the ring is closed and everything was taken
 }
 
 // Take hands out up to limit bytes in pieces of one stream each. The pieces are the ring's own memory, valid only
@@ -50,10 +53,6 @@ func (rd *Reader) Take(limit int, emit func(stream Stream, offset int64, piece [
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var taken Taken
-	if rd.position < r.first {
-		taken.Dropped, taken.Resumed = r.first-rd.position, r.first
-		rd.position = r.first
-	}
 	for index := r.runAt(rd.position); rd.position < r.next && taken.Bytes < limit; {
 		end := r.next
 		if index+1 < len(r.runs) {

@@ -120,7 +120,7 @@ func (r *Ring) room(stream Stream) int {
 func (r *Ring) needed() int64 {
 	oldest := r.next
 	for reader := range r.readers {
-		oldest = min(oldest, max(reader.position, r.first))
+		oldest = min(oldest, reader.position)
 	}
 	return oldest
 }
