@@ -1,0 +1,97 @@
+"""Admission: what fits on the node. Pure functions over figures; what does not fit is refused at once, with what is free."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sandkeep.domain.errors import NoCapacity
+from sandkeep.domain.node import Capacity
+from sandkeep.domain.quantities import MIB, format_size
+from sandkeep.domain.sandbox import Hold, Persistence, Phase, Spec
+from sandkeep.engine.records import Record
+
+RETRY_AFTER = 30.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """overcommit: how often the host's RAM may be promised; reserves: bytes that stay free."""
+
+    memory_overcommit: float = 4.0
+    memory_reserve: int = 512 * MIB
+    pool_reserve: int = 256 * MIB
+
+
+def promised_memory(records: Iterable[Record]) -> int:
+    """The memory limits of all sandboxes that hold memory now."""
+    return sum(r.spec.limits.memory for r in records if holds_memory(r))
+
+
+def holds_memory(record: Record) -> bool:
+    return record.machine is not None and (
+        record.phase is Phase.RUNNING or (record.phase is Phase.PAUSED and record.hold is Hold.MEMORY)
+    )
+
+
+def reserved_pool(records: Iterable[Record]) -> int:
+    """Room that running `full` sandboxes need in the pool for their memory."""
+    return sum(r.spec.limits.memory for r in records if r.spec.persistence is Persistence.FULL and holds_memory(r))
+
+
+def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> None:
+    """Raises NoCapacity when one more machine of this spec does not fit."""
+    need = spec.limits.memory
+    left = capacity.memory_limit - capacity.memory_promised
+    if need > left:
+        _refuse(
+            f"{format_size(need)} of memory are asked and {format_size(max(0, left))} are left to promise",
+            "stop or pause (hold=disk) something, or ask for less memory",
+            capacity,
+        )
+    if capacity.memory_available < rules.memory_reserve + min(need, 64 * MIB):
+        _refuse(
+            f"the host has {format_size(capacity.memory_available)} of memory free, of which "
+            f"{format_size(rules.memory_reserve)} are kept in reserve",
+            "stop or pause (hold=disk) something",
+            capacity,
+        )
+    if capacity.slots_free < 1:
+        _refuse("no network address is free", "delete or stop something, or wait ten minutes", capacity)
+    room = capacity.pool_free - capacity.pool_reserved - rules.pool_reserve
+    wanted = (need if spec.persistence is Persistence.FULL else 0) + (64 * MIB if new_disk else 0)
+    if wanted > room:
+        _refuse(
+            f"{format_size(wanted)} of room in the pool are needed and {format_size(max(0, room))} are free"
+            + (" (a full sandbox reserves its memory limit)" if spec.persistence is Persistence.FULL else ""),
+            "delete sandboxes or templates, or grow the pool: sandkeep setup --pool-size",
+            capacity,
+        )
+
+
+def admit_save(capacity: Capacity, rules: Rules, memory_used: int) -> None:
+    """Raises NoCapacity when a memory image of this size does not fit into the pool."""
+    room = capacity.pool_free - rules.pool_reserve // 2
+    if memory_used + 16 * MIB > room:
+        _refuse(
+            f"the memory image needs {format_size(memory_used)} in the pool and {format_size(max(0, room))} are free",
+            "pause with --hold=memory, delete something, or grow the pool: sandkeep setup --pool-size",
+            capacity,
+        )
+
+
+def still_fits(capacity: Capacity, rules: Rules, memory: int) -> int:
+    """How many more machines of this memory limit fit."""
+    by_memory = (capacity.memory_limit - capacity.memory_promised) // memory
+    by_pool = (capacity.pool_free - capacity.pool_reserved - rules.pool_reserve) // (64 * MIB)
+    return max(0, min(by_memory, by_pool, capacity.slots_free))
+
+
+def _refuse(message: str, hint: str, capacity: Capacity) -> None:
+    raise NoCapacity(
+        message,
+        hint=hint,
+        retry_after=RETRY_AFTER,
+        memory_free=max(0, capacity.memory_limit - capacity.memory_promised),
+        memory_available=capacity.memory_available,
+        pool_free=max(0, capacity.pool_free - capacity.pool_reserved),
+        slots_free=capacity.slots_free,
+    )

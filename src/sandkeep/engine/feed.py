@@ -1,0 +1,90 @@
+"""The feed of facts: durable, in order, kept until acknowledged."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from sandkeep.contracts.clock import Clock
+from sandkeep.domain.node import Fact, FactKind
+from sandkeep.lib.files import write_durably
+
+_COMPACT_AFTER = 1000
+
+
+class Feed:
+    """One file of JSON lines. `tell` is durable when it returns."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._facts: list[Fact] = []
+        self._acknowledged = 0
+        self._last = 0
+        self._dropped = 0
+        self._news = anyio.Event()
+        self._fd = -1
+
+    def open(self) -> None:
+        if self._path.exists():
+            for line in self._path.read_bytes().split(b"\n"):
+                try:
+                    data = json.loads(line)
+                except ValueError:
+                    continue  # empty, or the torn end of a crash
+                if "acknowledged" in data:
+                    self._acknowledged = data["acknowledged"]
+                    self._last = max(self._last, data["last"])
+                    continue
+                fact = Fact(**{**data, "kind": FactKind(data["kind"])})
+                self._facts.append(fact)
+                self._last = max(self._last, fact.seq)
+        self._facts = [fact for fact in self._facts if fact.seq > self._acknowledged]
+        self._compact()
+
+    def _compact(self) -> None:
+        head = json.dumps({"acknowledged": self._acknowledged, "last": self._last}).encode() + b"\n"
+        write_durably(self._path, head + b"".join(_line(fact) for fact in self._facts))
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._dropped = 0
+
+    def tell(self, kind: FactKind, sandbox_id: str | None, epoch: int | None = None, **data: Any) -> Fact:
+        self._last += 1
+        fact = Fact(self._last, self._clock.now(), kind, sandbox_id, epoch, data)
+        os.write(self._fd, _line(fact))
+        os.fsync(self._fd)
+        self._facts.append(fact)
+        self._news.set()
+        self._news = anyio.Event()
+        return fact
+
+    def acknowledge(self, seq: int) -> None:
+        before = len(self._facts)
+        self._acknowledged = max(self._acknowledged, min(seq, self._last))
+        self._facts = [fact for fact in self._facts if fact.seq > self._acknowledged]
+        self._dropped += before - len(self._facts)
+        if self._dropped >= _COMPACT_AFTER:
+            self._compact()
+        elif before != len(self._facts):
+            # Not synced: an acknowledgement that is lost means that facts come twice, which a reader must bear anyway.
+            os.write(self._fd, json.dumps({"acknowledged": self._acknowledged, "last": self._last}).encode() + b"\n")
+
+    async def watch(self, after_seq: int) -> AsyncIterator[Fact]:
+        seen = after_seq
+        while True:
+            news = self._news
+            for fact in list(self._facts):
+                if fact.seq > seen:
+                    seen = fact.seq
+                    yield fact
+            await news.wait()
+
+
+def _line(fact: Fact) -> bytes:
+    return json.dumps(asdict(fact), separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,74 @@
+"""One lane per sandbox: one operation at a time, in the order they came; a delete cuts in."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from sandkeep.domain.errors import Busy, NotFound
+from sandkeep.domain.sandbox import Phase
+
+_DELETE_PATIENCE = 20.0
+
+
+class Lane:
+    def __init__(self) -> None:
+        self._lock = anyio.Lock()
+        self._scope: anyio.CancelScope | None = None
+        self.phase: Phase | None = None
+        self.deleting = False
+
+    @asynccontextmanager
+    async def operate(self, sandbox_id: str, phase: Phase | None, deadline: float) -> AsyncIterator[None]:
+        """Raises NotFound when it is being deleted, also when that begins while the body runs."""
+        async with self._lock:
+            if self.deleting:
+                raise NotFound(f"sandbox {sandbox_id} is being deleted")
+            with anyio.CancelScope(deadline=anyio.current_time() + deadline) as scope:
+                self._scope, self.phase = scope, phase
+                try:
+                    yield
+                finally:
+                    self._scope = self.phase = None
+            if scope.cancelled_caught:
+                if self.deleting:
+                    raise NotFound(f"sandbox {sandbox_id} is being deleted")
+                raise Busy(
+                    f"{phase or 'the change'} did not finish within {deadline:g} s and was undone",
+                    hint="look at the node's log and try again",
+                    retry_after=5,
+                )
+
+    @asynccontextmanager
+    async def cut_in(self) -> AsyncIterator[None]:
+        """For delete: cancel what is under way and wait (for a bounded time) until it has undone itself."""
+        self.deleting, self.phase = True, Phase.DELETING
+        if self._scope:
+            self._scope.cancel()
+        held = False
+        with anyio.move_on_after(_DELETE_PATIENCE):
+            await self._lock.acquire()
+            held = True
+        try:
+            yield
+        except BaseException:
+            self.deleting, self.phase = False, None
+            raise
+        finally:
+            if held:
+                self._lock.release()
+
+
+class Lanes:
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+
+    def of(self, sandbox_id: str) -> Lane:
+        return self._lanes.setdefault(sandbox_id, Lane())
+
+    def phase(self, sandbox_id: str) -> Phase | None:
+        lane = self._lanes.get(sandbox_id)
+        return lane.phase if lane else None
+
+    def forget(self, sandbox_id: str) -> None:
+        self._lanes.pop(sandbox_id, None)

@@ -1,0 +1,98 @@
+"""Create, start, stop, delete: each a short list of steps over disk, network and machine."""
+
+import secrets
+from dataclasses import replace
+
+import anyio
+
+from sandkeep.domain.errors import InvalidArgument, NotFound, SandkeepError, Unsupported
+from sandkeep.domain.node import OperationRef, SandboxOnNode
+from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
+from sandkeep.engine import machine
+from sandkeep.engine.admission import admit
+from sandkeep.engine.journal import Entry
+from sandkeep.engine.parts import Parts
+from sandkeep.engine.records import Record
+from sandkeep.engine.undo import Undos
+
+
+async def create(parts: Parts, operation: OperationRef, sandbox: SandboxOnNode, entry: Entry, undos: Undos) -> Record:
+    """Disk and network side by side, then the machine. Running and answering when it returns."""
+    record = Record(sandbox=sandbox, epoch=operation.epoch, slot=0, token=secrets.token_urlsafe(32))
+    record = machine.next_machine(parts, record, undos)
+    entry.step("disk.create", template=sandbox.spec.template, machine=record.machine, slot=record.slot)
+    undos.push("disk", lambda: parts.disks.delete(record.id))
+    try:
+        async with anyio.create_task_group() as side:
+            side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
+            await machine.connect(parts, record, entry, undos, blocked=False)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    return replace(await machine.boot(parts, record, entry, undos), reason="created")
+
+
+async def admit_new(parts: Parts, sandbox: SandboxOnNode) -> None:
+    """Raises Unsupported, NotFound, NoCapacity: before anything was made."""
+    spec = sandbox.spec
+    runtime = parts.runtime(spec.runtime)
+    if spec.persistence not in runtime.capabilities.persistence:
+        reason = runtime.capabilities.unsupported.get(spec.persistence, "this runtime cannot do it")
+        raise Unsupported(
+            f"persistence={spec.persistence} is not possible on {spec.runtime}: {reason}",
+            hint="sandkeep runtimes shows what each runtime can do",
+            field="persistence",
+        )
+    if spec.template not in parts.records.templates:
+        raise NotFound(f"template {spec.template_name} is not on this node", hint="sandkeep template list")
+    admit(await parts.capacity(), parts.settings.rules, spec, new_disk=True)
+
+
+async def start(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
+    """A new machine on the disk that was kept."""
+    admit(await parts.capacity(), parts.settings.rules, record.spec, new_disk=False)
+    record = machine.next_machine(parts, record, undos)
+    entry.step("start", machine=record.machine, slot=record.slot)
+    await machine.connect(parts, record, entry, undos, blocked=False)
+    return replace(await machine.boot(parts, record, entry, undos), reason="started from its disk")
+
+
+async def stop(parts: Parts, record: Record, entry: Entry) -> Record:
+    """End the machine. Paused on disk: the disk goes back to that moment, and the memory is dropped by the caller."""
+    if record.phase is Phase.PAUSED and record.hold is Hold.DISK and record.generation:
+        entry.step("disk.restore", generation=record.generation.id)
+        await parts.disks.restore(record.id, record.generation.id)
+        return replace(record, phase=Phase.STOPPED, hold=None, generation=None, reason="stopped; its memory was dropped")
+    if record.phase is Phase.RUNNING:
+        entry.step("guest.flush")
+        await machine.flush(parts, record)
+    entry.step("machine.end")
+    record = await machine.end(parts, record)
+    entry.step("disk.sync")
+    await parts.disks.sync()
+    return replace(record, phase=Phase.STOPPED, hold=None, reason="stopped")
+
+
+async def stop_instead_of_pause(parts: Parts, record: Record, entry: Entry, why: SandkeepError) -> Record:
+    stopped = await stop(parts, record, entry)
+    said = f"its memory could not be saved ({why.message}); the disk was kept"
+    noted = stopped.with_condition(ConditionKind.MEMORY_SAVABLE, False, why.message, parts.clock.now())
+    return replace(noted, reason=f"stopped instead of paused: {said}")
+
+
+async def erase(parts: Parts, record: Record) -> None:
+    """All that is left of a sandbox with a tombstone; idempotent, repeated until it succeeds."""
+    await machine.end(parts, record)
+    await parts.disks.delete(record.id)
+    parts.records.remove(record.id)
+
+
+def check_update(record: Record, disk: int) -> None:
+    if disk < record.spec.limits.disk:
+        raise InvalidArgument(
+            "a disk cannot shrink", hint="create a smaller sandbox and copy the files", field="disk"
+        )
+
+
+def vanishes(record: Record) -> bool:
+    """Whether the rule its owner set removes it when its machine ends."""
+    return record.spec.persistence is Persistence.EPHEMERAL

@@ -1,0 +1,87 @@
+"""The machine behind a sandbox: boot it on its disk, and end it. Used by every operation that needs one or is rid of one."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import anyio
+
+from sandkeep.contracts.guest import GuestInit
+from sandkeep.contracts.network import Attachment
+from sandkeep.domain.sandbox import ConditionKind, Phase, RuntimeKind
+from sandkeep.engine.journal import Entry
+from sandkeep.engine.parts import Parts, hostname
+from sandkeep.engine.records import Record
+from sandkeep.engine.undo import Undos
+
+
+def next_machine(parts: Parts, record: Record, undos: Undos) -> Record:
+    """The record with the id of its next machine, and a leased slot. Raises NoCapacity."""
+    fresh = replace(record, boots=record.boots + 1, slot=parts.slots.lease())
+
+    async def release() -> None:
+        parts.slots.release(fresh.slot)
+
+    undos.push("slot", release)
+    return replace(fresh, machine=parts.machine_id(fresh))
+
+
+async def connect(parts: Parts, record: Record, entry: Entry, undos: Undos, *, blocked: bool) -> Attachment:
+    entry.step("network.attach", slot=record.slot)
+    undos.push("network", lambda: parts.networks.detach(record.id, record.slot))
+    return await parts.networks.attach(record.id, record.slot, record.spec.network, blocked=blocked)
+
+
+async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
+    """Network and disk are there: start the machine, and return when its agent answers and has its values."""
+    runtime = parts.runtime(record.spec.runtime)
+    plan = parts.plan(record)
+    entry.step("machine.boot", machine=plan.id)
+    undos.push("machine", lambda: runtime.kill(plan.id))
+    await runtime.boot(plan)
+    entry.step("guest.init")
+    await introduce(parts, record)
+    now = parts.clock.now()
+    ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
+    ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
+    return replace(ready, phase=Phase.RUNNING, hold=None)
+
+
+async def introduce(parts: Parts, record: Record) -> None:
+    """Wait for a fresh agent and tell it who it is. Raises GuestUnreachable, GuestError."""
+    endpoint = parts.endpoint(record)
+    await parts.guest.wait_ready(endpoint, parts.settings.boot_deadline)
+    network = parts.networks.describe(record.id, record.slot, record.spec.network)
+    await parts.guest.init(
+        endpoint,
+        GuestInit(
+            sandbox_id=record.id,
+            hostname=hostname(record),
+            env={**parts.settings.proxy_env, **record.spec.env},
+            timestamp=parts.clock.now(),
+            dns=network.dns,
+            memory_limit=record.spec.limits.memory,
+            oom_guard=record.spec.runtime is RuntimeKind.GVISOR,
+            ca_bundle=parts.settings.ca_bundle,
+        ),
+    )
+
+
+async def end(parts: Parts, record: Record) -> Record:
+    """Kill the machine and take its network away; idempotent, works in whatever state they are."""
+    if record.slot:
+        with suppress(Exception):
+            await parts.guest.hang_up(parts.endpoint(record).address)
+    if record.machine:
+        runtime = parts.runtimes.get(record.spec.runtime)
+        if runtime:
+            await runtime.kill(record.machine)
+    if record.slot:
+        await parts.networks.detach(record.id, record.slot)
+        parts.slots.release(record.slot)
+    return replace(record, machine=None, slot=0, hold=None)
+
+
+async def flush(parts: Parts, record: Record) -> None:
+    """Let the agent write back what the guest holds; a guest that does not answer is ended all the same."""
+    with suppress(Exception), anyio.move_on_after(parts.settings.quiesce_deadline + 1):
+        await parts.guest.quiesce(parts.endpoint(record), parts.settings.quiesce_deadline)

@@ -1,0 +1,105 @@
+"""What the engine works with: drivers behind their contracts, the node's own records, and a few settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandkeep.contracts.clock import Clock
+from sandkeep.contracts.disks import Disks
+from sandkeep.contracts.guest import Guest
+from sandkeep.contracts.network import Networks
+from sandkeep.contracts.runtime import MachinePlan, Runtime
+from sandkeep.domain.errors import Unsupported
+from sandkeep.domain.ids import body
+from sandkeep.domain.node import Capacity, Endpoint
+from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.engine.admission import Rules, promised_memory, reserved_pool
+from sandkeep.engine.feed import Feed
+from sandkeep.engine.journal import Journal
+from sandkeep.engine.records import Record, Records
+from sandkeep.engine.slots import Slots
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """prefix: begins the name of everything on the host; agent_folder: content-addressed, holds the agent binary."""
+
+    node_id: str
+    prefix: str
+    agent_folder: Path
+    agent_port: int = 49983
+    boot_deadline: float = 30.0
+    quiesce_deadline: float = 5.0
+    ca_bundle: str = ""
+    proxy_env: dict[str, str] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+
+
+@dataclass(frozen=True)
+class Parts:
+    settings: NodeSettings
+    clock: Clock
+    disks: Disks
+    networks: Networks
+    runtimes: dict[RuntimeKind, Runtime]
+    guest: Guest
+    records: Records
+    journal: Journal
+    feed: Feed
+    slots: Slots
+    memory: Callable[[], tuple[int, int]]
+    """Total and available memory of the host, in bytes."""
+
+    def runtime(self, kind: RuntimeKind) -> Runtime:
+        """Raises Unsupported when the host lacks it."""
+        found = self.runtimes.get(kind)
+        if found is None or not found.capabilities.available:
+            reason = found.capabilities.reason if found else "it is not configured on this node"
+            raise Unsupported(
+                f"the runtime {kind} is not available here: {reason}",
+                hint="sandkeep runtimes lists what this host can do; sandkeep doctor says how to add what is missing",
+                field="runtime",
+            )
+        return found
+
+    def machine_id(self, record: Record) -> str:
+        """Never used twice, and of one length per instance (runsc matches ids by prefix)."""
+        return f"{self.settings.prefix}-{body(record.id)}-{record.boots:06d}"
+
+    def plan(self, record: Record) -> MachinePlan:
+        assert record.machine is not None
+        return MachinePlan(
+            id=record.machine,
+            sandbox_id=record.id,
+            hostname=hostname(record),
+            root=self.disks.path(record.id),
+            agent=self.settings.agent_folder,
+            agent_port=self.settings.agent_port,
+            network=self.networks.describe(record.id, record.slot, record.spec.network),
+            limits=record.spec.limits,
+        )
+
+    def endpoint(self, record: Record) -> Endpoint:
+        attachment = self.networks.describe(record.id, record.slot, record.spec.network)
+        return Endpoint("tcp", attachment.address, self.settings.agent_port, record.token)
+
+    async def capacity(self) -> Capacity:
+        total, available = self.memory()
+        space = await self.disks.space()
+        records = self.records.sandboxes.values()
+        rules = self.settings.rules
+        return Capacity(
+            memory_total=total,
+            memory_available=available,
+            memory_promised=promised_memory(records),
+            memory_limit=int(total * rules.memory_overcommit),
+            pool_total=space.total,
+            pool_free=space.free,
+            pool_reserved=reserved_pool(records),
+            slots_total=self.slots.total,
+            slots_free=self.slots.free,
+        )
+
+
+def hostname(record: Record) -> str:
+    return record.sandbox.name or f"sbx-{body(record.id)[:8]}"

@@ -1,0 +1,178 @@
+"""The durable record of what lives on this node: one file per sandbox and per template, replaced atomically.
+
+A record is written before its call is acknowledged; it is the commit point of every operation. The folder is root:0700,
+since records hold the credential of the agent and the sandbox's environment.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sandkeep.domain.ids import is_id
+from sandkeep.domain.node import Observed, SandboxOnNode, TemplateOnNode
+from sandkeep.domain.sandbox import (
+    Condition,
+    ConditionKind,
+    Hold,
+    Lifetime,
+    Limits,
+    NetworkMode,
+    OnExpiry,
+    Persistence,
+    Phase,
+    RuntimeKind,
+    Spec,
+)
+from sandkeep.lib.files import remove_durably, write_json_durably
+from sandkeep.telemetry.log import log
+
+_KEPT_OUTCOMES = 16
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One moment kept by a pause: its memory files, what a restore needs, and a checksum for each file."""
+
+    id: str
+    created_at: float
+    files: dict[str, str]
+    requires: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, failed or deleted (a
+    tombstone). `boots` numbers its machines. `outcomes`: operation id -> error, or None for success."""
+
+    sandbox: SandboxOnNode
+    epoch: int
+    slot: int
+    token: str = field(repr=False)
+    phase: Phase = Phase.STOPPED
+    hold: Hold | None = None
+    reason: str = ""
+    machine: str | None = None
+    boots: int = 0
+    generation: Generation | None = None
+    conditions: tuple[Condition, ...] = ()
+    outcomes: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.sandbox.id
+
+    @property
+    def spec(self) -> Spec:
+        return self.sandbox.spec
+
+    def observed(self) -> Observed:
+        return Observed(self.id, self.epoch, self.phase, self.hold, self.reason, self.conditions)
+
+    def with_condition(self, kind: ConditionKind, value: bool, reason: str, at: float) -> "Record":
+        kept = tuple(c for c in self.conditions if c.kind is not kind)
+        return replace(self, conditions=(*kept, Condition(kind, value, reason, at)))
+
+    def with_outcome(self, operation_id: str, error: dict[str, Any] | None) -> "Record":
+        kept = dict(list(self.outcomes.items())[-(_KEPT_OUTCOMES - 1) :])
+        return replace(self, outcomes={**kept, operation_id: error})
+
+
+def spec_from_json(data: dict[str, Any]) -> Spec:
+    limits, lifetime = data["limits"], data["lifetime"]
+    return Spec(
+        template=data["template"],
+        template_name=data["template_name"],
+        runtime=RuntimeKind(data["runtime"]),
+        persistence=Persistence(data["persistence"]),
+        limits=Limits(**limits),
+        env=dict(data["env"]),
+        labels=dict(data["labels"]),
+        network=NetworkMode(data["network"]),
+        lifetime=Lifetime(lifetime["ttl"], OnExpiry(lifetime["on_expiry"]), lifetime["grace"]),
+        pause_or_disk=data["pause_or_disk"],
+    )
+
+
+def condition_from_json(data: dict[str, Any]) -> Condition:
+    return Condition(ConditionKind(data["kind"]), bool(data["value"]), data["reason"], data["at"])
+
+
+def sandbox_from_json(data: dict[str, Any]) -> SandboxOnNode:
+    return SandboxOnNode(data["id"], data["project_id"], spec_from_json(data["spec"]), data.get("name"))
+
+
+def _record_from_json(data: dict[str, Any]) -> Record:
+    generation = data["generation"]
+    return Record(
+        sandbox=sandbox_from_json(data["sandbox"]),
+        epoch=data["epoch"],
+        slot=data["slot"],
+        token=data["token"],
+        phase=Phase(data["phase"]),
+        hold=Hold(data["hold"]) if data["hold"] else None,
+        reason=data["reason"],
+        machine=data["machine"],
+        boots=data["boots"],
+        generation=Generation(**generation) if generation else None,
+        conditions=tuple(condition_from_json(c) for c in data["conditions"]),
+        outcomes=data["outcomes"],
+    )
+
+
+class Records:
+    """All records of the node, in memory and on disk. Only the supervisor writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sandboxes = folder / "sandboxes"
+        self._templates = folder / "templates"
+        self.sandboxes: dict[str, Record] = {}
+        self.templates: dict[str, TemplateOnNode] = {}
+        self.unreadable: list[str] = []
+
+    def load(self) -> None:
+        for folder in (self._sandboxes, self._templates):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, data in self._read(self._sandboxes):
+            try:
+                self.sandboxes[path.stem] = _record_from_json(data)
+            except (KeyError, TypeError, ValueError) as error:
+                self._set_aside(path, error)
+        for path, data in self._read(self._templates):
+            try:
+                self.templates[path.stem] = TemplateOnNode(**data)
+            except TypeError as error:
+                self._set_aside(path, error)
+
+    def _read(self, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(folder.glob("*.json")):
+            if not is_id(path.stem):
+                continue
+            try:
+                yield path, json.loads(path.read_bytes())
+            except (ValueError, OSError) as error:
+                self._set_aside(path, error)
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        """An unreadable record is kept for people; what it described is then unknown, and so quarantined."""
+        log("record.unreadable", path=path.name, error=repr(error))
+        self.unreadable.append(path.stem)
+
+    def save(self, record: Record) -> Record:
+        """Durable when it returns."""
+        write_json_durably(self._sandboxes / f"{record.id}.json", asdict(record))
+        self.sandboxes[record.id] = record
+        return record
+
+    def remove(self, sandbox_id: str) -> None:
+        remove_durably(self._sandboxes / f"{sandbox_id}.json")
+        self.sandboxes.pop(sandbox_id, None)
+
+    def save_template(self, template: TemplateOnNode) -> None:
+        write_json_durably(self._templates / f"{template.id}.json", asdict(template))
+        self.templates[template.id] = template
+
+    def remove_template(self, template_id: str) -> None:
+        remove_durably(self._templates / f"{template_id}.json")
+        self.templates.pop(template_id, None)

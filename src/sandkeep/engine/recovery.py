@@ -1,0 +1,166 @@
+"""After a restart: finish or undo what was interrupted, adopt what lives, end what has no owner, quarantine what has none.
+
+The record decides. An operation whose record was made durable is finished; one whose record was not is undone. A machine
+without a record is killed; a disk or memory image without one is kept and reported. Running it twice changes nothing.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import anyio
+
+from sandkeep.domain.errors import SandkeepError
+from sandkeep.domain.ids import IdKind, body
+from sandkeep.domain.node import FactKind
+from sandkeep.domain.sandbox import Hold, Persistence, Phase
+from sandkeep.engine import machine
+from sandkeep.engine.journal import Interrupted
+from sandkeep.engine.parts import Parts
+from sandkeep.engine.records import Record
+from sandkeep.telemetry.log import log
+
+_ANSWER = 5.0
+
+
+async def recover(parts: Parts) -> None:
+    await parts.disks.open()
+    await parts.networks.open()
+    for runtime in parts.runtimes.values():
+        await runtime.open()
+    parts.records.load()
+    parts.feed.open()
+    interrupted = parts.journal.interrupted()
+    records = parts.records.sandboxes
+    parts.slots.open({r.slot for r in records.values() if r.slot})
+    removed = await parts.disks.discard_partial()
+    for item in interrupted:
+        await _settle(parts, item)
+        parts.journal.forget(item.operation)
+    alive = await _end_strangers(parts)
+    for record in list(records.values()):
+        if record.phase is not Phase.DELETED:
+            await _adopt(parts, record, alive.get(record.machine or ""))
+    await _detach_strangers(parts)
+    await _quarantine(parts)
+    log("recovery.done", interrupted=len(interrupted), partials=len(removed), sandboxes=len(records))
+
+
+async def _settle(parts: Parts, item: Interrupted) -> None:
+    log("recovery.step", verb=item.verb, subject=item.subject, steps=list(item.steps))
+    if item.verb == "make_template":
+        if item.subject not in parts.records.templates:
+            await parts.disks.delete_template(item.subject)
+        return
+    if item.verb == "delete_template":
+        if item.subject not in parts.records.templates:
+            await parts.disks.delete_template(item.subject)
+        return
+    record = parts.records.sandboxes.get(item.subject)
+    if record is None:
+        if item.verb == "create":
+            # Never acknowledged. Its machine and network are ended as strangers; its disk is ours to remove.
+            await _kill_machines_of(parts, item.subject)
+            await parts.disks.delete(item.subject)
+        return
+    await _drop_unrecorded_generations(parts, record)
+
+
+async def _drop_unrecorded_generations(parts: Parts, record: Record) -> None:
+    """A pause that did not reach its record leaves a generation that nobody was told of."""
+    kept = record.generation.id if record.generation else None
+    for generation, owner in (await parts.disks.contents()).generations.items():
+        if owner == record.id and generation != kept:
+            await parts.disks.drop_generation(record.id, generation)
+
+
+async def _kill_machines_of(parts: Parts, sandbox_id: str) -> None:
+    for runtime in parts.runtimes.values():
+        for state in await runtime.machines():
+            if f"-{body(sandbox_id)}-" in state.id:
+                await runtime.kill(state.id)
+
+
+async def _end_strangers(parts: Parts) -> dict[str, bool]:
+    """Kill every machine that no record names. Returns machine id -> frozen of those that stay."""
+    wanted = {r.machine for r in parts.records.sandboxes.values() if r.machine and r.phase is not Phase.DELETED}
+    alive: dict[str, bool] = {}
+    for runtime in parts.runtimes.values():
+        for state in await runtime.machines():
+            if state.id in wanted and state.pids:
+                alive[state.id] = state.frozen
+            else:
+                log("machine.killed", machine=state.id, why="no record names it")
+                with suppress(SandkeepError):
+                    await runtime.kill(state.id)
+    return alive
+
+
+async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:
+    """`frozen`: None when its machine is not alive."""
+    if record.phase is Phase.PAUSED and record.hold is Hold.DISK:
+        if record.machine or record.slot:  # the crash came after the record and before the machine was ended
+            parts.records.save(await machine.end(parts, record))
+        return
+    if not record.machine:
+        return
+    if frozen is None:
+        await _machine_lost(parts, record)
+        return
+    attachment = parts.networks.describe(record.id, record.slot, record.spec.network)
+    await parts.networks.attach(record.id, record.slot, record.spec.network)
+    runtime = parts.runtime(record.spec.runtime)
+    if record.phase is Phase.RUNNING:
+        if frozen:
+            await runtime.thaw(record.machine)
+        await parts.networks.unblock(attachment)
+        if record.generation:  # resumed, and the crash came before the generation was dropped
+            await parts.disks.sync()
+            generation = record.generation.id
+            parts.records.save(replace(record, generation=None))
+            await parts.disks.drop_generation(record.id, generation)
+    elif not frozen:
+        await runtime.freeze(record.machine)
+    log("machine.adopted", sandbox=record.id, machine=record.machine)
+
+
+async def _machine_lost(parts: Parts, record: Record) -> None:
+    """It ran (or was held in memory) and is gone: the host restarted, or it was killed while nobody looked."""
+    reason = "its machine was gone when the node came back; the disk was kept"
+    record = await machine.end(parts, record)
+    deleted = record.spec.persistence is Persistence.EPHEMERAL
+    if deleted:
+        parts.records.save(replace(record, phase=Phase.DELETED, reason=reason))
+    else:
+        if record.generation:
+            await parts.disks.drop_generation(record.id, record.generation.id)
+        parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, generation=None, reason=reason))
+    parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=reason, deleted=deleted)
+
+
+async def _detach_strangers(parts: Parts) -> None:
+    used = {r.slot: r.id for r in parts.records.sandboxes.values() if r.slot}
+    for slot, name in (await parts.networks.attached()).items():
+        if slot not in used:
+            await parts.networks.detach(f"{IdKind.SANDBOX}_{name}" if name else "", slot)
+    attachments = [
+        parts.networks.describe(r.id, r.slot, r.spec.network) for r in parts.records.sandboxes.values() if r.slot
+    ]
+    with anyio.move_on_after(_ANSWER):
+        repaired = await parts.networks.repair(attachments)
+        if repaired:
+            log("network.repaired", count=repaired)
+
+
+async def _quarantine(parts: Parts) -> None:
+    """What the pool holds and no record knows: kept, and said."""
+    contents = await parts.disks.contents()
+    known = parts.records.sandboxes
+    for disk in sorted(set(contents.disks) - set(known)):
+        log("disk.quarantined", disk=disk)
+        parts.feed.tell(FactKind.QUARANTINED, disk, None, what="disk")
+    for generation, owner in contents.generations.items():
+        record = known.get(owner)
+        if record and record.generation and record.generation.id == generation:
+            continue
+        if record is None:
+            parts.feed.tell(FactKind.QUARANTINED, owner, None, what="generation", generation=generation)

@@ -1,0 +1,494 @@
+"""Fulfils contracts.runner on one node: who may change what when. The steps themselves are in lifecycle and hibernation.
+
+Each operation runs in a task of the supervisor's own, so a caller that vanishes interrupts nothing; it takes the
+sandbox's lane, checks epoch and operation id, writes the intent, acts, makes the record durable, and only then answers.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
+from sandkeep.domain.errors import (
+    Conflict,
+    InUse,
+    Internal,
+    NotFound,
+    PauseFailed,
+    SandkeepError,
+    Superseded,
+    Unavailable,
+    Unsupported,
+    every_error,
+)
+from sandkeep.domain.node import (
+    Capacity,
+    Endpoint,
+    Fact,
+    FactKind,
+    Observed,
+    OperationRef,
+    SandboxOnNode,
+    TemplateOnNode,
+    Usage,
+)
+from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
+from sandkeep.engine import fsck, hibernation, lifecycle, machine
+from sandkeep.engine.admission import admit
+from sandkeep.engine.journal import Entry
+from sandkeep.engine.lanes import Lanes
+from sandkeep.engine.parts import Parts
+from sandkeep.engine.records import Record
+from sandkeep.engine.recovery import recover
+from sandkeep.engine.undo import Undos
+from sandkeep.telemetry.log import log
+
+T = TypeVar("T")
+Work = Callable[[Record, Entry, Undos], Awaitable[Record]]
+
+_ERASE_RETRY = 5.0
+
+
+class Supervisor:
+    def __init__(self, parts: Parts, version: str) -> None:
+        self._parts = parts
+        self._version = version
+        self._lanes = Lanes()
+        self._started_at = parts.clock.now()
+        self._tasks: TaskGroup | None = None
+        self._watched: set[str] = set()
+        self._erasing: set[str] = set()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Recover, then serve until cancelled. Sandboxes live on after it ends."""
+        await recover(self._parts)
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for record in list(self._parts.records.sandboxes.values()):
+                if record.phase is Phase.DELETED:
+                    tasks.start_soon(self._erase, record)
+                elif record.machine:
+                    self._watch_machine(record)
+            ready()
+            await anyio.sleep_forever()
+
+    # -- the frame around every operation
+
+    async def _detached(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run in our own task: the caller may vanish, the work goes on to its end."""
+        done = anyio.Event()
+        values: list[T] = []
+        errors: list[SandkeepError] = []
+
+        async def body() -> None:
+            try:
+                values.append(await work())
+            except SandkeepError as error:
+                errors.append(error)
+            except Exception as error:
+                log("operation.failed", "error", error=repr(error))
+                failed = Internal(f"the node failed: {type(error).__name__}: {error}")
+                failed.__cause__ = error
+                errors.append(failed)
+            finally:
+                done.set()
+
+        if self._tasks is None:
+            raise Internal("the runner is not ready")
+        self._tasks.start_soon(body)
+        await done.wait()
+        if errors:
+            raise errors[0]
+        if not values:
+            raise Unavailable("the runner is stopping", retry_after=1)
+        return values[0]
+
+    async def _operate(
+        self, operation: OperationRef, sandbox_id: str, verb: str, phase: Phase | None, work: Work, **facts: Any
+    ) -> Observed:
+        async def body() -> Observed:
+            lane = self._lanes.of(sandbox_id)
+            async with lane.operate(sandbox_id, phase, DEADLINES.get(phase or Phase.NEW, 60.0)):
+                record = self._known(sandbox_id)
+                self._fence(operation, record)
+                if operation.id in record.outcomes:
+                    return _replay(record, operation.id)
+                record = replace(record, epoch=operation.epoch)
+                entry = self._parts.journal.begin(operation.id, verb, sandbox_id, **facts)
+                try:
+                    async with Undos() as undos:
+                        after = await work(record, entry, undos)
+                        entry.step("record")
+                        after = self._parts.records.save(after.with_outcome(operation.id, None))
+                except BaseException as error:
+                    self._failed(operation, sandbox_id, verb, error)
+                    entry.close()
+                    raise
+                await self._settle(record, after, entry)
+                return self._parts.records.sandboxes[sandbox_id].observed()
+
+        return await self._detached(body)
+
+    async def _settle(self, before: Record, after: Record, entry: Entry) -> None:
+        """After the commit point: what the new record no longer needs goes. A crash here is finished by recovery."""
+        with anyio.CancelScope(shield=True):
+            if after.phase is Phase.PAUSED and after.hold is Hold.DISK and after.machine:
+                entry.step("machine.end")
+                after = self._parts.records.save(await machine.end(self._parts, after))
+            elif before.generation and not (after.generation and after.phase is Phase.PAUSED):
+                entry.step("generation.drop")
+                if after.generation:
+                    await self._parts.disks.sync()
+                    after = self._parts.records.save(replace(after, generation=None))
+                await self._parts.disks.drop_generation(after.id, before.generation.id)
+        entry.close()
+        if after.machine and after.machine not in self._watched:
+            self._watch_machine(after)
+
+    def _failed(self, operation: OperationRef, sandbox_id: str, verb: str, error: BaseException) -> None:
+        """Remember the outcome, and go on watching the machine if it still is the sandbox's."""
+        record = self._parts.records.sandboxes[sandbox_id]
+        failure = {"code": "internal", "message": str(error) or type(error).__name__, "hint": None}
+        if isinstance(error, SandkeepError):
+            failure = {"code": error.code, "message": error.message, "hint": error.hint}
+        self._parts.records.save(replace(record, epoch=operation.epoch).with_outcome(operation.id, failure))
+        log("operation.failed", verb=verb, sandbox=sandbox_id, **failure)
+        if record.machine and record.machine not in self._watched:
+            self._watch_machine(record)
+
+    def _known(self, sandbox_id: str) -> Record:
+        record = self._parts.records.sandboxes.get(sandbox_id)
+        if record is None or record.phase is Phase.DELETED:
+            raise NotFound(f"sandbox {sandbox_id} is not on this node")
+        return record
+
+    def _fence(self, operation: OperationRef, record: Record) -> None:
+        if operation.epoch < record.epoch:
+            raise Superseded(f"epoch {operation.epoch} is older than {record.epoch}", current=record.epoch)
+
+    # -- operations
+
+    async def create(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
+        async def body() -> Observed:
+            lane = self._lanes.of(sandbox.id)
+            async with lane.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
+                existing = self._parts.records.sandboxes.get(sandbox.id)
+                if existing is not None:
+                    self._fence(operation, existing)
+                    if operation.id in existing.outcomes:
+                        return _replay(existing, operation.id)
+                    raise Conflict(f"sandbox {sandbox.id} exists on this node")
+                await lifecycle.admit_new(self._parts, sandbox)
+                entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
+                try:
+                    async with Undos() as undos:
+                        record = await lifecycle.create(self._parts, operation, sandbox, entry, undos)
+                        entry.step("record")
+                        record = self._parts.records.save(record.with_outcome(operation.id, None))
+                finally:
+                    entry.close()
+                self._watch_machine(record)
+                return record.observed()
+
+        return await self._detached(body)
+
+    async def start(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            if record.phase is Phase.RUNNING:
+                return record
+            if record.phase is Phase.PAUSED and record.hold is Hold.MEMORY:
+                raise Conflict("it is paused in memory", hint="resume it")
+            if record.generation:
+                await self._parts.disks.restore(record.id, record.generation.id)
+            return await lifecycle.start(self._parts, replace(record, generation=None), entry, undos)
+
+        return await self._operate(operation, sandbox_id, "start", Phase.STARTING, work)
+
+    async def stop(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            if record.phase is Phase.STOPPED:
+                return record
+            self._watched.discard(record.machine or "")
+            return await lifecycle.stop(self._parts, record, entry)
+
+        return await self._operate(operation, sandbox_id, "stop", Phase.STOPPING, work)
+
+    async def pause(self, operation: OperationRef, sandbox_id: str, hold: Hold, or_disk: bool) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            if record.phase is Phase.PAUSED and record.hold in (hold, Hold.DISK):
+                return record
+            if record.phase is Phase.PAUSED:
+                record = await hibernation.resume_in_memory(self._parts, record, entry)
+            if record.phase is not Phase.RUNNING:
+                raise Conflict(f"it is {record.phase}, not running", hint="start it first")
+            capabilities = self._parts.runtime(record.spec.runtime).capabilities
+            if hold not in capabilities.holds:
+                raise Unsupported(
+                    f"{record.spec.runtime} cannot pause with hold={hold}: {capabilities.unsupported.get('hold=disk', '')}",
+                    hint="pause with hold=memory, or stop it",
+                )
+            if hold is Hold.MEMORY:
+                return await hibernation.pause_in_memory(self._parts, record, entry)
+            if record.spec.persistence is not Persistence.FULL:
+                raise Unsupported(
+                    f"pause to disk keeps memory, and persistence={record.spec.persistence} does not",
+                    hint="pause with hold=memory, or stop it (the disk is kept)",
+                )
+            self._watched.discard(record.machine or "")
+            try:
+                return await hibernation.pause_to_disk(self._parts, record, entry)
+            except PauseFailed as error:
+                if or_disk or record.spec.pause_or_disk:
+                    return await lifecycle.stop_instead_of_pause(self._parts, record, entry, error)
+                noted = record.with_condition(
+                    ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now()
+                )
+                self._parts.records.save(noted)
+                raise
+
+        return await self._operate(operation, sandbox_id, "pause", Phase.PAUSING, work, hold=hold)
+
+    async def resume(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            if record.phase is Phase.RUNNING:
+                return record
+            if record.phase is not Phase.PAUSED:
+                raise Conflict(f"it is {record.phase}, not paused", hint="start it")
+            if record.hold is Hold.MEMORY:
+                return await hibernation.resume_in_memory(self._parts, record, entry)
+            admit(await self._parts.capacity(), self._parts.settings.rules, record.spec, new_disk=False)
+            return await hibernation.resume_from_disk(self._parts, record, entry, undos)
+
+        return await self._operate(operation, sandbox_id, "resume", Phase.RESUMING, work)
+
+    async def update(
+        self, operation: OperationRef, sandbox_id: str, limits: Limits, lifetime: Lifetime, labels: dict[str, str]
+    ) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            lifecycle.check_update(record, limits.disk)
+            spec = replace(record.spec, limits=limits, lifetime=lifetime, labels=labels)
+            if limits.disk != record.spec.limits.disk:
+                entry.step("disk.limit")
+                await self._parts.disks.set_limit(record.id, limits.disk)
+            if record.machine and limits != record.spec.limits:
+                entry.step("machine.limits")
+                await self._parts.runtime(record.spec.runtime).set_limits(record.machine, limits)
+            return replace(record, sandbox=replace(record.sandbox, spec=spec))
+
+        return await self._operate(operation, sandbox_id, "update", None, work)
+
+    async def delete(self, operation: OperationRef, sandbox_id: str) -> None:
+        async def body() -> None:
+            lane = self._lanes.of(sandbox_id)
+            async with lane.cut_in():
+                record = self._parts.records.sandboxes.get(sandbox_id)
+                if record is None:
+                    self._lanes.forget(sandbox_id)
+                    return
+                self._fence(operation, record)
+                self._watched.discard(record.machine or "")
+                tombstone = self._parts.records.save(
+                    replace(record, epoch=operation.epoch, phase=Phase.DELETED, reason="deleted")
+                )
+                # From here on the deletion is durable: what does not go at once goes later.
+                with anyio.move_on_after(10) as scope:
+                    if await self._try_erase(tombstone):
+                        return
+                log("undo.failed", what="delete", sandbox=sandbox_id, timeout=scope.cancelled_caught)
+                assert self._tasks is not None
+                self._tasks.start_soon(self._erase, tombstone)
+
+        await self._detached(body)
+
+    async def _try_erase(self, tombstone: Record) -> bool:
+        try:
+            await lifecycle.erase(self._parts, tombstone)
+        except Exception as error:
+            log("undo.failed", what="erase", sandbox=tombstone.id, error=repr(error))
+            return False
+        self._lanes.forget(tombstone.id)
+        return True
+
+    async def _erase(self, tombstone: Record) -> None:
+        if tombstone.id in self._erasing:
+            return
+        self._erasing.add(tombstone.id)
+        try:
+            while not await self._try_erase(tombstone):
+                await anyio.sleep(_ERASE_RETRY)
+        finally:
+            self._erasing.discard(tombstone.id)
+
+    # -- machines that end by themselves
+
+    def _watch_machine(self, record: Record) -> None:
+        assert record.machine is not None
+        assert self._tasks is not None
+        self._watched.add(record.machine)
+        self._tasks.start_soon(self._await_exit, record.id, record.machine)
+
+    async def _await_exit(self, sandbox_id: str, machine_id: str) -> None:
+        record = self._parts.records.sandboxes[sandbox_id]
+        how = await self._parts.runtime(record.spec.runtime).wait_exit(machine_id)
+        if machine_id not in self._watched:
+            return  # we ended it
+        self._watched.discard(machine_id)
+        lane = self._lanes.of(sandbox_id)
+        try:
+            async with lane.operate(sandbox_id, Phase.STOPPING, DEADLINES[Phase.STOPPING]):
+                record = self._parts.records.sandboxes.get(sandbox_id, record)
+                if record.machine != machine_id or record.phase is Phase.DELETED:
+                    return
+                usage = await self._parts.runtime(record.spec.runtime).usage(machine_id)
+                out_of_memory = "memory" in how or bool(usage and usage.oom_kills)
+                kind = FactKind.OUT_OF_MEMORY if out_of_memory else FactKind.MACHINE_EXITED
+                log("machine.exited", sandbox=sandbox_id, machine=machine_id, how=how)
+                record = await machine.end(self._parts, record)
+                if lifecycle.vanishes(record):
+                    record = self._parts.records.save(replace(record, phase=Phase.DELETED, reason=how))
+                    self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how, deleted=True)
+                    assert self._tasks is not None
+                    self._tasks.start_soon(self._erase, record)
+                    return
+                if out_of_memory:
+                    record = record.with_condition(ConditionKind.OUT_OF_MEMORY, True, how, self._parts.clock.now())
+                reason = f"its machine ended: {how}; the disk was kept"
+                self._parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason=reason))
+                self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how)
+        except SandkeepError as error:
+            log("operation.failed", verb="exit", sandbox=sandbox_id, error=error.message)
+
+    # -- looking
+
+    async def handshake(self) -> NodeInfo:
+        return NodeInfo(
+            node_id=self._parts.settings.node_id,
+            protocol=PROTOCOL_VERSION,
+            version=self._version,
+            started_at=self._started_at,
+            runtimes=tuple(runtime.capabilities for runtime in self._parts.runtimes.values()),
+            disks=self._parts.disks.capabilities,
+        )
+
+    async def capacity(self) -> Capacity:
+        return await self._parts.capacity()
+
+    async def show(self, sandbox_id: str) -> Observed | None:
+        record = self._parts.records.sandboxes.get(sandbox_id)
+        if record is None:
+            return None
+        observed = record.observed()
+        phase = self._lanes.phase(sandbox_id)
+        return replace(observed, phase=phase) if phase else observed
+
+    async def sandboxes(self) -> list[Observed]:
+        found = [await self.show(sandbox_id) for sandbox_id in list(self._parts.records.sandboxes)]
+        return [observed for observed in found if observed]
+
+    async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:
+        record = self._parts.records.sandboxes.get(sandbox_id)
+        return record.sandbox if record and record.phase is not Phase.DELETED else None
+
+    async def endpoint(self, sandbox_id: str) -> Endpoint:
+        record = self._known(sandbox_id)
+        if record.phase is not Phase.RUNNING or not record.machine:
+            raise Conflict(f"sandbox {sandbox_id} is {record.phase}, not running")
+        return self._parts.endpoint(record)
+
+    async def usage(self, sandbox_ids: list[str] | None) -> list[Usage]:
+        found = []
+        for sandbox_id in sandbox_ids if sandbox_ids is not None else list(self._parts.records.sandboxes):
+            record = self._parts.records.sandboxes.get(sandbox_id)
+            if record is None or record.phase is Phase.DELETED:
+                continue
+            live = None
+            if record.machine:
+                live = await self._parts.runtime(record.spec.runtime).usage(record.machine)
+            found.append(
+                Usage(
+                    sandbox_id,
+                    live.cpu_seconds if live else None,
+                    live.memory if live else None,
+                    live.processes if live else None,
+                    await self._parts.disks.used(sandbox_id),
+                )
+            )
+        return found
+
+    async def log(self, sandbox_id: str, limit: int) -> str:
+        record = self._known(sandbox_id)
+        if not record.machine:
+            return ""
+        return await self._parts.runtime(record.spec.runtime).log(record.machine, limit)
+
+    # -- templates
+
+    async def make_template(self, operation: OperationRef, sandbox_id: str, template: TemplateOnNode) -> TemplateOnNode:
+        async def body() -> TemplateOnNode:
+            if template.id in self._parts.records.templates:
+                return self._parts.records.templates[template.id]
+            lane = self._lanes.of(sandbox_id)
+            async with lane.operate(sandbox_id, None, DEADLINES[Phase.PAUSING]):
+                record = self._known(sandbox_id)
+                if record.phase is not Phase.STOPPED:
+                    raise Conflict(f"sandbox {sandbox_id} is {record.phase}, not stopped")
+                entry = self._parts.journal.begin(operation.id, "make_template", template.id, sandbox=sandbox_id)
+                try:
+                    async with Undos() as undos:
+                        entry.step("template.copy")
+                        undos.push("template", lambda: self._parts.disks.delete_template(template.id))
+                        size = await self._parts.disks.template_from_disk(template.id, sandbox_id)
+                        made = replace(template, size=size)
+                        entry.step("record")
+                        self._parts.records.save_template(made)
+                finally:
+                    entry.close()
+                return made
+
+        return await self._detached(body)
+
+    async def delete_template(self, operation: OperationRef, template_id: str) -> None:
+        if template_id not in self._parts.records.templates:
+            return
+        users = [r.id for r in self._parts.records.sandboxes.values() if r.spec.template == template_id]
+        if users:
+            raise InUse(
+                f"{len(users)} sandboxes were made from this template",
+                hint="delete them first",
+                sandboxes=users[:20],
+            )
+
+        async def body() -> None:
+            entry = self._parts.journal.begin(operation.id, "delete_template", template_id)
+            self._parts.records.remove_template(template_id)
+            entry.step("template.delete")
+            await self._parts.disks.delete_template(template_id)
+            entry.close()
+
+        await self._detached(body)
+
+    async def templates(self) -> list[TemplateOnNode]:
+        return list(self._parts.records.templates.values())
+
+    # -- facts
+
+    async def watch(self, after_seq: int) -> AsyncIterator[Fact]:
+        async for fact in self._parts.feed.watch(after_seq):
+            yield fact
+
+    async def acknowledge(self, seq: int) -> None:
+        self._parts.feed.acknowledge(seq)
+
+    async def fsck(self) -> dict[str, Any]:
+        return await fsck.check(self._parts)
+
+
+def _replay(record: Record, operation_id: str) -> Observed:
+    failure = record.outcomes[operation_id]
+    if failure is None:
+        return record.observed()
+    kind = every_error().get(failure["code"], Internal)
+    raise kind(failure["message"], hint=failure.get("hint"))
