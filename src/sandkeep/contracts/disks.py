@@ -35,7 +35,8 @@ class PoolContents:
 class Disks(Protocol):
     """Guarantees:
 
-    * Every call is idempotent by name: making what exists with the same name returns it; deleting what is gone is no error.
+    * Every call is idempotent by name: making what exists with the same name returns it; deleting what is gone is no
+      error.
     * When a making call returns, the thing is complete and survives kill -9. `sync()` makes it survive a power cut.
       After a crash in the middle of a call the thing is either absent or partial; `discard_partial()` removes partials.
     * A sandbox's limit holds for the sum of its disk and all its generations (one level-1 quota group per sandbox where
@@ -61,15 +62,17 @@ class Disks(Protocol):
     # templates
 
     async def begin_template(self, template_id: str) -> Path:
-        """An empty, writable folder to fill with a root file system. It becomes a template by `finish_template`."""
+        """An empty, writable folder to fill with a root file system. It becomes a template by `finish_template`. What
+        an unfinished earlier try left in it is removed; a finished template is returned as it is."""
         ...
 
     async def finish_template(self, template_id: str) -> int:
         """Seal it: read-only, durable. Returns its size in bytes."""
         ...
 
-    async def template_from_disk(self, template_id: str, sandbox_id: str) -> int:
-        """A sealed template that is a copy of a sandbox's disk as it is now. Durable. Returns its size in bytes."""
+    async def template_from_disk(self, template_id: str, sandbox_id: str, generation_id: str | None = None) -> int:
+        """A sealed template that is a copy of a sandbox's disk as it is now, or of one of its generations (so is a fork
+        made: the clones of another sandbox come from templates). Durable. Returns its size in bytes."""
         ...
 
     async def delete_template(self, template_id: str) -> None: ...
