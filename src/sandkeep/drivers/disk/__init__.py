@@ -1,0 +1,1 @@
+"""Drivers that fulfil contracts.disks: btrfs with a hard limit per sandbox, and plain directories."""

@@ -1,0 +1,5 @@
+"""The btrfs disk driver: clones by snapshot, limits by simple quotas."""
+
+from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
+
+__all__ = ["BtrfsDisks"]

@@ -1,0 +1,246 @@
+"""The btrfs ioctls that the disk driver needs, each one call. Layouts: linux/btrfs.h and linux/btrfs_tree.h.
+
+By ioctl and not by the btrfs command: a snapshot is 1 to 2 ms against 5, and btrfs-progs before 6.7 know no simple
+quotas. Every function raises OSError as the kernel gave it. `where` is any folder inside the file system meant.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_WRITE, _READ = 1, 2
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    """<asm-generic/ioctl.h>; 0x94 is BTRFS_IOCTL_MAGIC."""
+    return direction << 30 | size << 16 | 0x94 << 8 | number
+
+
+_RESIZE = _request(_WRITE, 3, 4096)
+_SYNC = _request(0, 8, 0)
+_TREE_SEARCH = _request(_WRITE | _READ, 17, 4096)
+_INO_LOOKUP = _request(_WRITE | _READ, 18, 4096)
+_SNAP_CREATE_V2 = _request(_WRITE, 23, 4096)
+_SUBVOL_CREATE_V2 = _request(_WRITE, 24, 4096)
+_SUBVOL_GETFLAGS = _request(_READ, 25, 8)
+_SUBVOL_SETFLAGS = _request(_WRITE, 26, 8)
+_QUOTA_CTL = _request(_WRITE | _READ, 40, 16)
+_QGROUP_CREATE = _request(_WRITE, 42, 16)
+_QGROUP_LIMIT = _request(_READ, 43, 48)
+_GET_FSLABEL = _request(_READ, 49, 256)
+_SNAP_DESTROY_V2 = _request(_WRITE, 63, 4096)
+
+_SUBVOL_RDONLY, _SUBVOL_QGROUP_INHERIT, _SUBVOL_SPEC_BY_ID = 1 << 1, 1 << 2, 1 << 4
+_QUOTA_ENABLE_SIMPLE = 4
+_LIMIT_MAX_RFER = 1
+_STATUS_SIMPLE_MODE = 1 << 3
+
+FIRST_FREE_OBJECTID = 256
+"""The lowest id of a subvolume that somebody made, and the inode number of every subvolume's root folder."""
+_LAST_FREE_OBJECTID = 2**64 - 256
+_ROOT_TREE, _QUOTA_TREE = 1, 8
+_ROOT_ITEM, _ROOT_REF = 132, 156
+_QGROUP_STATUS, _QGROUP_INFO, _QGROUP_RELATION = 240, 242, 246
+_MOST = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a btree: its key and its bytes."""
+
+    objectid: int
+    kind: int
+    offset: int
+    data: bytes
+
+
+def _call(where: Path | int, request: int, payload: bytearray) -> bytearray:
+    fd = where if isinstance(where, int) else os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.ioctl(fd, request, payload if payload else 0)
+    finally:
+        if not isinstance(where, int):
+            os.close(fd)
+    return payload
+
+
+def _volume_args(name: bytes, *, fd: int = 0, flags: int = 0, size: int = 0, pointer: int = 0) -> bytearray:
+    """struct btrfs_ioctl_vol_args_v2."""
+    return bytearray(struct.pack("=qQQQQ16x4040s", fd, 0, flags, size, pointer, name))
+
+
+def _inherit(group: int) -> ctypes.Array[ctypes.c_char]:
+    """struct btrfs_qgroup_inherit with one group: what is made is a member before anything can be written to it."""
+    return ctypes.create_string_buffer(struct.pack("=10Q", 0, 1, 0, 0, 0, 0, 0, 0, 0, group), 80)
+
+
+def create_subvolume(parent: Path, name: str) -> None:
+    _call(parent, _SUBVOL_CREATE_V2, _volume_args(os.fsencode(name)))
+
+
+def snapshot(source: Path, parent: Path, name: str, *, group: int | None, readonly: bool) -> None:
+    """Clone the subvolume `source` as `parent`/`name`, a member of `group` from birth. Flushes what is dirty in the
+    source first (1.2 to 2 ms per MB), then commits: when it returns the clone is on the disk."""
+    fd = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        flags = _SUBVOL_RDONLY if readonly else 0
+        if group is None:
+            _call(parent, _SNAP_CREATE_V2, _volume_args(os.fsencode(name), fd=fd, flags=flags))
+            return
+        joined = _inherit(group)  # alive until the call has returned
+        flags |= _SUBVOL_QGROUP_INHERIT
+        pointer = ctypes.addressof(joined)
+        _call(parent, _SNAP_CREATE_V2, _volume_args(os.fsencode(name), fd=fd, flags=flags, size=80, pointer=pointer))
+    finally:
+        os.close(fd)
+
+
+def destroy_subvolume(where: Path, subvolume: int) -> None:
+    """By id, so no path inside it is ever walked. ENOTEMPTY while it holds other subvolumes. The name is gone at once,
+    the space when the kernel's cleaner has passed."""
+    payload = bytearray(struct.pack("=qQQ32xQ4032x", 0, 0, _SUBVOL_SPEC_BY_ID, subvolume))
+    _call(where, _SNAP_DESTROY_V2, payload)
+
+
+def subvolume_id(folder: Path) -> int:
+    """The id of the subvolume that `folder` is the root of. Raises OSError(EINVAL) when it is the root of none."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(fd).st_ino != FIRST_FREE_OBJECTID:
+            raise OSError(errno.EINVAL, "not a subvolume", str(folder))
+        answer = _call(fd, _INO_LOOKUP, bytearray(struct.pack("=QQ4080x", 0, FIRST_FREE_OBJECTID)))
+        return int(struct.unpack_from("=Q", answer)[0])
+    finally:
+        os.close(fd)
+
+
+def set_readonly(folder: Path, readonly: bool) -> None:
+    (flags,) = struct.unpack("=Q", _call(folder, _SUBVOL_GETFLAGS, bytearray(8)))
+    flags = flags | _SUBVOL_RDONLY if readonly else flags & ~_SUBVOL_RDONLY
+    _call(folder, _SUBVOL_SETFLAGS, bytearray(struct.pack("=Q", flags)))
+
+
+def is_readonly(folder: Path) -> bool:
+    (flags,) = struct.unpack("=Q", _call(folder, _SUBVOL_GETFLAGS, bytearray(8)))
+    return bool(flags & _SUBVOL_RDONLY)
+
+
+def nested_subvolumes(where: Path, subvolume: int) -> list[int]:
+    """Ids of the subvolumes that lie directly in this one."""
+    found = _search(where, _ROOT_TREE, (subvolume, _ROOT_REF, 0), (subvolume, _ROOT_REF, _MOST))
+    return [item.offset for item in found]
+
+
+def subvolume_ids(where: Path) -> set[int]:
+    """Every subvolume that still has a tree, those included that are deleted but not yet cleaned."""
+    first, last = (FIRST_FREE_OBJECTID, 0, 0), (_LAST_FREE_OBJECTID, _ROOT_ITEM, _MOST)
+    return {item.objectid for item in _search(where, _ROOT_TREE, first, last) if item.kind == _ROOT_ITEM}
+
+
+def sync(where: Path) -> None:
+    """Commit now: all that was written survives a power cut."""
+    _call(where, _SYNC, bytearray())
+
+
+def resize_to_device(where: Path) -> None:
+    """Grow the file system to the size that its device has now."""
+    _call(where, _RESIZE, bytearray(struct.pack("=q4088s", 0, b"max")))
+
+
+def label(where: Path) -> str:
+    return bytes(_call(where, _GET_FSLABEL, bytearray(256))).split(b"\0", 1)[0].decode(errors="replace")
+
+
+# quota groups
+
+
+def enable_simple_quota(where: Path) -> None:
+    """Sets an incompatible feature: kernels before 6.7 mount the file system no more."""
+    _call(where, _QUOTA_CTL, bytearray(struct.pack("=QQ", _QUOTA_ENABLE_SIMPLE, 0)))
+
+
+def quota_is_simple(where: Path) -> bool | None:
+    """None: quotas are off. False: the classic kind is on."""
+    try:
+        for item in _search(where, _QUOTA_TREE, (0, _QGROUP_STATUS, 0), (0, _QGROUP_STATUS, 0)):
+            return bool(struct.unpack_from("=3Q", item.data)[2] & _STATUS_SIMPLE_MODE)
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def create_group(where: Path, group: int) -> None:
+    """Raises FileExistsError when the group exists."""
+    _call(where, _QGROUP_CREATE, bytearray(struct.pack("=QQ", 1, group)))
+
+
+def remove_group(where: Path, group: int) -> None:
+    """EBUSY while it has members, a living subvolume or bytes charged to it (as kernels from 6.10 on check)."""
+    _call(where, _QGROUP_CREATE, bytearray(struct.pack("=QQ", 0, group)))
+
+
+def limit_group(where: Path, group: int, limit: int) -> None:
+    """`limit` in bytes. Raises FileNotFoundError when there is no such group."""
+    _call(where, _QGROUP_LIMIT, bytearray(struct.pack("=6Q", group, _LIMIT_MAX_RFER, limit, 0, 0, 0)))
+
+
+def group_usage(where: Path, group: int) -> int | None:
+    """Bytes charged to the group, as of the last commit. None when there is no such group."""
+    for item in _search(where, _QUOTA_TREE, (0, _QGROUP_INFO, group), (0, _QGROUP_INFO, group)):
+        return _referenced(item)
+    return None
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """All groups: bytes charged as of the last commit, and the members of each."""
+
+    usage: dict[int, int]
+    members: dict[int, set[int]]
+
+
+def groups(where: Path) -> GroupTable:
+    table = GroupTable({}, {})
+    for item in _search(where, _QUOTA_TREE, (0, 0, 0), (_MOST, 255, _MOST)):
+        if item.kind == _QGROUP_INFO:
+            table.usage[item.offset] = _referenced(item)
+        elif item.kind == _QGROUP_RELATION and item.objectid > item.offset:  # each is there twice: parent to child too
+            table.members.setdefault(item.objectid, set()).add(item.offset)
+    return table
+
+
+def _referenced(item: Item) -> int:
+    return int(struct.unpack_from("=2Q", item.data)[1])
+
+
+def _search(where: Path, tree: int, first: tuple[int, int, int], last: tuple[int, int, int]) -> Iterator[Item]:
+    """Items with first <= (objectid, type, offset) <= last, as compound keys: a caller filters types in between."""
+    while True:
+        key = struct.pack("=7Q4I32x", tree, first[0], last[0], first[2], last[2], 0, _MOST, first[1], last[1], 4096, 0)
+        answer = _call(where, _TREE_SEARCH, bytearray(key.ljust(4096, b"\0")))
+        (count,) = struct.unpack_from("=I", answer, 64)
+        if not count:
+            return
+        position = 104
+        found = Item(*first, b"")
+        for _ in range(count):
+            _, objectid, offset, kind, length = struct.unpack_from("=3Q2I", answer, position)
+            found = Item(objectid, kind, offset, bytes(answer[position + 32 : position + 32 + length]))
+            yield found
+            position += 32 + length
+        first = _after(found)
+        if first > last:
+            return
+
+
+def _after(item: Item) -> tuple[int, int, int]:
+    if item.offset < _MOST:
+        return item.objectid, item.kind, item.offset + 1
+    if item.kind < 255:
+        return item.objectid, item.kind + 1, 0
+    return min(item.objectid + 1, _MOST), 0, 0

@@ -1,0 +1,192 @@
+"""`Disks` for tests of logic: real folders in a temporary place, nothing of the kernel, nothing slow.
+
+Limits are recorded and not enforced. A test sets `full` to meet NoCapacity, and reads `limits` and `calls`.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from sandkeep.contracts.disks import PoolContents, PoolSpace
+from sandkeep.domain.capability import DiskCapabilities
+from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
+from sandkeep.domain.ids import is_id
+
+_TOTAL = 64 << 30
+
+
+class FakeDisks:
+    """In `folder`: templates/<id>, unsealed/<id>, disks/<sandbox>, generations/<sandbox>/<generation>/{disk,memory}."""
+
+    def __init__(self, folder: Path) -> None:
+        self.capabilities = DiskCapabilities(
+            kind="fake", hard_limit=False, copy_on_write=False, notes=("For tests of logic: limits are not enforced.",)
+        )
+        self.full = False
+        self.limits: dict[str, int] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self._folder = folder
+
+    async def open(self) -> None:
+        for name in ("templates", "unsealed", "disks", "generations"):
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def space(self) -> PoolSpace:
+        return PoolSpace(total=_TOTAL, free=0 if self.full else _TOTAL // 2)
+
+    async def contents(self) -> PoolContents:
+        generations, strangers = dict[str, str](), list[str]()
+        for folder in ("templates", "disks", "generations"):
+            strangers += [f"{folder}/{p.name}" for p in sorted((self._folder / folder).iterdir()) if not is_id(p.name)]
+        for path in (self._folder / "generations").glob("*/*/disk"):
+            generations[path.parent.name] = path.parent.parent.name
+        return PoolContents(
+            templates=frozenset(path.name for path in (self._folder / "templates").iterdir() if is_id(path.name)),
+            disks={path.name: path.name for path in (self._folder / "disks").iterdir() if is_id(path.name)},
+            generations=generations,
+            strangers=tuple(strangers),
+        )
+
+    async def discard_partial(self) -> list[str]:
+        halves = [path for path in (self._folder / "generations").glob("*/*") if not (path / "disk").exists()]
+        halves += (self._folder / "unsealed").iterdir()
+        for path in halves:
+            shutil.rmtree(path)
+        return [str(path.relative_to(self._folder)) for path in halves]
+
+    async def begin_template(self, template_id: str) -> Path:
+        sealed, fresh = self._path("templates", template_id), self._path("unsealed", template_id)
+        if sealed.exists():
+            return sealed
+        self._need_room()
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        return fresh
+
+    async def finish_template(self, template_id: str) -> int:
+        sealed, fresh = self._path("templates", template_id), self._path("unsealed", template_id)
+        if not sealed.exists():
+            if not fresh.exists():
+                raise NotFound(f"There is no template {template_id}")
+            fresh.rename(sealed)
+        return _size(sealed)
+
+    async def template_from_disk(self, template_id: str, sandbox_id: str, generation_id: str | None = None) -> int:
+        source = self._path("disks", sandbox_id)
+        if generation_id is not None:
+            source = self._generation(sandbox_id, generation_id) / "disk"
+        self._clone(source, self._path("templates", template_id))
+        return _size(self._path("templates", template_id))
+
+    async def delete_template(self, template_id: str) -> None:
+        for folder in ("templates", "unsealed"):
+            shutil.rmtree(self._path(folder, template_id), ignore_errors=True)
+
+    async def create(self, sandbox_id: str, template_id: str, limit: int) -> Path:
+        self.calls.append(("create", sandbox_id, template_id))
+        _check_limit(limit)
+        disk = self._path("disks", sandbox_id)
+        self._clone(self._path("templates", template_id), disk)
+        self.limits.setdefault(sandbox_id, limit)
+        return disk
+
+    def path(self, sandbox_id: str) -> Path:
+        return self._path("disks", sandbox_id)
+
+    async def set_limit(self, sandbox_id: str, limit: int) -> None:
+        _check_limit(limit)
+        self._known(sandbox_id)
+        self.limits[sandbox_id] = limit
+
+    async def used(self, sandbox_id: str) -> int:
+        self._known(sandbox_id)
+        generations = self._path("generations", sandbox_id)
+        return _size(self.path(sandbox_id)) + sum(_size(disk) for disk in generations.glob("*/disk"))
+
+    async def sync(self) -> None:
+        self.calls.append(("sync",))
+
+    async def delete(self, sandbox_id: str) -> None:
+        self.calls.append(("delete", sandbox_id))
+        shutil.rmtree(self._path("generations", sandbox_id), ignore_errors=True)
+        shutil.rmtree(self.path(sandbox_id), ignore_errors=True)
+        self.limits.pop(sandbox_id, None)
+
+    async def snapshot(self, sandbox_id: str, generation_id: str) -> None:
+        self.calls.append(("snapshot", sandbox_id, generation_id))
+        self._known(sandbox_id)
+        generation = self._generation(sandbox_id, generation_id)
+        self._clone(self.path(sandbox_id), generation / "disk")
+        (generation / "memory").mkdir(exist_ok=True)
+
+    async def restore(self, sandbox_id: str, generation_id: str) -> Path:
+        self.calls.append(("restore", sandbox_id, generation_id))
+        source = self._generation(sandbox_id, generation_id) / "disk"
+        if not source.exists():
+            raise NotFound(f"There is no generation {generation_id} of {sandbox_id}")
+        shutil.rmtree(self.path(sandbox_id), ignore_errors=True)
+        _copy(source, self.path(sandbox_id))
+        return self.path(sandbox_id)
+
+    async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
+        self.calls.append(("drop_generation", sandbox_id, generation_id))
+        shutil.rmtree(self._generation(sandbox_id, generation_id), ignore_errors=True)
+
+    def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
+        return self._generation(sandbox_id, generation_id) / "memory"
+
+    async def make_memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
+        self._known(sandbox_id)
+        memory = self.memory_folder(sandbox_id, generation_id)
+        memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return memory
+
+    def _path(self, folder: str, identifier: str) -> Path:
+        if not is_id(identifier):
+            raise InvalidArgument(f"{identifier!r} is not an id")
+        return self._folder / folder / identifier
+
+    def _generation(self, sandbox_id: str, generation_id: str) -> Path:
+        if not is_id(generation_id):
+            raise InvalidArgument(f"{generation_id!r} is not an id")
+        return self._path("generations", sandbox_id) / generation_id
+
+    def _known(self, sandbox_id: str) -> None:
+        if not self.path(sandbox_id).exists():
+            raise NotFound(f"There is no disk of {sandbox_id}")
+
+    def _need_room(self) -> None:
+        if self.full:
+            raise NoCapacity("The pool is full", pool_free=0)
+
+    def _clone(self, source: Path, target: Path) -> None:
+        if target.exists():
+            return
+        if not source.exists():
+            raise NotFound(f"There is no {source.relative_to(self._folder)}")
+        self._need_room()
+        _copy(source, target)
+
+
+def _check_limit(limit: int) -> None:
+    if limit <= 0:
+        raise InvalidArgument("A disk's limit is a number of bytes above zero")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Files, folders and links; what is neither (a FIFO, a device) is left out."""
+    shutil.copytree(source, target, symlinks=True, ignore=_special)
+
+
+def _special(folder: str, names: list[str]) -> list[str]:
+    paths = {name: Path(folder, name) for name in names}
+    return [n for n, p in paths.items() if not (p.is_symlink() or p.is_file() or p.is_dir())]
+
+
+def _size(root: Path) -> int:
+    if not root.exists():
+        return 0
+    return sum(os.lstat(path).st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())

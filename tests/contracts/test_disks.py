@@ -1,0 +1,349 @@
+"""What contracts.disks promises, asked of every driver: btrfs on a loop device (root), plain folders, and the fake."""
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
+from sandkeep.domain.ids import IdKind, new_id
+from support.disks import HOLES, MB, TEMPLATE_BYTES, Bench, bench, fill, fill_root
+
+pytestmark = pytest.mark.anyio
+
+EVERY = [pytest.param("btrfs", marks=pytest.mark.requires("btrfs")), "dir", "fake"]
+LIMITING = EVERY[:1]
+"""Those whose capabilities say hard_limit; test_capabilities keeps this list honest."""
+
+TREE_ROOT = 16 << 10
+"""What btrfs charges for each clone itself, without asking whether the limit allows it."""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=EVERY)
+async def on(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(request.param, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=LIMITING)
+async def limiting(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(request.param, tmp_path) as made:
+        yield made
+
+
+async def test_capabilities(on: Bench) -> None:
+    assert on.disks.capabilities.kind == on.kind
+    assert on.disks.capabilities.hard_limit == (on.kind == "btrfs")
+    assert on.disks.capabilities.notes
+
+
+async def test_open_twice_and_by_a_restarted_daemon(on: Bench) -> None:
+    sandbox = await on.sandbox()
+    await on.disks.open()
+    again = on.again()
+    await again.open()
+    assert (await again.contents()).disks == {sandbox: sandbox}
+    assert again.path(sandbox) == on.disks.path(sandbox)
+
+
+async def test_a_template_is_complete_only_when_finished(on: Bench) -> None:
+    template = new_id(IdKind.TEMPLATE)
+    folder = await on.disks.begin_template(template)
+    fill_root(folder)
+    assert (await on.disks.contents()).templates == frozenset()
+    with pytest.raises(NotFound):
+        await on.disks.create(new_id(IdKind.SANDBOX), template, 100 * MB)
+    assert await on.disks.finish_template(template) >= TEMPLATE_BYTES
+    assert (await on.disks.contents()).templates == {template}
+    assert await on.disks.finish_template(template) >= TEMPLATE_BYTES, "finishing twice is one finish"
+    assert (await on.disks.begin_template(template) / "etc/hostname").exists(), "a finished template stays as it is"
+
+
+async def test_beginning_again_gives_an_empty_folder(on: Bench) -> None:
+    template = new_id(IdKind.TEMPLATE)
+    (await on.disks.begin_template(template) / "left").write_text("by a failed build")
+    assert list((await on.disks.begin_template(template)).iterdir()) == []
+
+
+async def test_a_disk_has_what_the_template_has(on: Bench) -> None:
+    root = on.disks.path(await on.sandbox())
+    assert (root / "etc/hostname").read_text() == "template\n"
+    assert (root / "etc/link").readlink() == Path("/etc/passwd")
+    assert (root / "holes").stat().st_size == HOLES
+    if on.kind != "fake":
+        found = (root / "etc/hostname").stat()
+        assert (found.st_uid, found.st_nlink) == (1000, 2)
+        assert os.getxattr(root / "etc/hostname", "user.note") == b"kept"
+        assert (root / "holes").stat().st_blocks < 1000
+        assert (root / "pipe").is_fifo()
+
+
+async def test_two_sandboxes_and_their_template_are_independent(on: Bench) -> None:
+    template = await on.template()
+    one, two = await on.sandbox(template_id=template), await on.sandbox(template_id=template)
+    (on.disks.path(one) / "etc/hostname").write_text("one")
+    assert (on.disks.path(two) / "etc/hostname").read_text() == "template\n"
+    three = await on.sandbox(template_id=template)
+    assert (on.disks.path(three) / "etc/hostname").read_text() == "template\n"
+    await on.disks.delete_template(template)
+    await on.disks.delete_template(template)
+    assert (on.disks.path(two) / "bytes").stat().st_size == TEMPLATE_BYTES, "clones do not need their template"
+
+
+async def test_making_and_deleting_twice_is_once(on: Bench) -> None:
+    sandbox, generation, template = await on.sandbox(), new_id(IdKind.GENERATION), await on.template()
+    (on.disks.path(sandbox) / "mine").write_text("kept")
+    assert await on.disks.create(sandbox, template, 5 * MB) == on.disks.path(sandbox)
+    assert (on.disks.path(sandbox) / "mine").read_text() == "kept"
+    await on.disks.snapshot(sandbox, generation)
+    (on.disks.path(sandbox) / "mine").write_text("later")
+    await on.disks.snapshot(sandbox, generation)
+    await on.disks.restore(sandbox, generation)
+    assert (on.disks.path(sandbox) / "mine").read_text() == "kept", "the second snapshot changed nothing"
+    await on.disks.restore(sandbox, generation)
+    for _ in range(2):
+        await on.disks.drop_generation(sandbox, generation)
+    for _ in range(2):
+        await on.disks.delete(sandbox)
+    await on.disks.drop_generation(sandbox, generation)
+    assert not on.disks.path(sandbox).exists()
+    assert (await on.disks.contents()).disks == {}
+
+
+async def test_restore_brings_back_the_moment_under_the_same_path(on: Bench) -> None:
+    sandbox, generation = await on.sandbox(), new_id(IdKind.GENERATION)
+    root = on.disks.path(sandbox)
+    (root / "state").write_text("then")
+    await on.disks.snapshot(sandbox, generation)
+    (root / "state").write_text("now")
+    (root / "new").write_text("made later")
+    for _ in range(3):
+        assert await on.disks.restore(sandbox, generation) == root
+        assert (root / "state").read_text() == "then"
+        assert not (root / "new").exists()
+        (root / "state").write_text("written to the clone")
+    await on.disks.drop_generation(sandbox, generation)
+    assert (root / "state").read_text() == "written to the clone"
+    with pytest.raises(NotFound):
+        await on.disks.restore(sandbox, generation)
+
+
+async def test_templates_from_a_disk_and_from_a_generation(on: Bench) -> None:
+    sandbox, generation = await on.sandbox(), new_id(IdKind.GENERATION)
+    (on.disks.path(sandbox) / "state").write_text("then")
+    await on.disks.snapshot(sandbox, generation)
+    (on.disks.path(sandbox) / "state").write_text("now")
+    now, then = new_id(IdKind.TEMPLATE), new_id(IdKind.TEMPLATE)
+    for _ in range(2):
+        assert await on.disks.template_from_disk(now, sandbox) >= TEMPLATE_BYTES
+        assert await on.disks.template_from_disk(then, sandbox, generation) >= TEMPLATE_BYTES
+    await on.disks.delete(sandbox)
+    forks = [await on.sandbox(template_id=template) for template in (now, then)]
+    assert [(on.disks.path(fork) / "state").read_text() for fork in forks] == ["now", "then"]
+
+
+async def test_memory_lives_and_goes_with_its_generation(on: Bench) -> None:
+    sandbox, before, after = await on.sandbox(), new_id(IdKind.GENERATION), new_id(IdKind.GENERATION)
+    memory = await on.disks.make_memory_folder(sandbox, before)
+    (memory / "pages").write_bytes(b"x" * MB)
+    assert memory == on.disks.memory_folder(sandbox, before) == await on.disks.make_memory_folder(sandbox, before)
+    assert not memory.is_relative_to(on.disks.path(sandbox))
+    assert memory.stat().st_mode & 0o777 == 0o700
+    await on.disks.snapshot(sandbox, before)
+    assert (memory / "pages").exists(), "a snapshot finds the folder made"
+    await on.disks.snapshot(sandbox, after)
+    assert on.disks.memory_folder(sandbox, after).is_dir()
+    await on.disks.drop_generation(sandbox, before)
+    assert not memory.exists()
+    await on.disks.delete(sandbox)
+    assert not on.disks.memory_folder(sandbox, after).exists()
+
+
+async def test_contents_tell_the_truth(on: Bench) -> None:
+    template = await on.template()
+    one, two = await on.sandbox(template_id=template), await on.sandbox(template_id=template)
+    generations = [new_id(IdKind.GENERATION) for _ in range(3)]
+    for generation in generations[:2]:
+        await on.disks.snapshot(one, generation)
+    await on.disks.snapshot(two, generations[2])
+    found = await on.disks.contents()
+    assert found.templates == {template}
+    assert found.disks == {one: one, two: two}
+    assert found.generations == {generations[0]: one, generations[1]: one, generations[2]: two}
+    assert found.strangers == ()
+    await on.disks.delete(one)
+    found = await on.disks.contents()
+    assert (found.disks, found.generations) == ({two: two}, {generations[2]: two})
+
+
+async def test_strangers_are_told_and_left_alone(on: Bench) -> None:
+    await on.sandbox()
+    stranger = on.work / "pool/templates/somebody-s.tar"
+    stranger.write_text("not ours")
+    assert (await on.disks.contents()).strangers == ("templates/somebody-s.tar",)
+    assert await on.disks.discard_partial() == []
+    assert stranger.exists()
+
+
+async def test_partials_are_not_contents_and_are_discarded(on: Bench) -> None:
+    sandbox, whole, half = await on.sandbox(), new_id(IdKind.GENERATION), new_id(IdKind.GENERATION)
+    await on.disks.snapshot(sandbox, whole)
+    before = await on.disks.contents()
+    unsealed = await on.disks.begin_template(new_id(IdKind.TEMPLATE))
+    (unsealed / "half").write_text("a build that died")
+    memory = await on.disks.make_memory_folder(sandbox, half)
+    (memory / "pages").write_text("a pause that died")
+    again = on.again()
+    await again.open()
+    assert await again.contents() == before
+    assert len(await again.discard_partial()) == 2
+    assert not unsealed.exists()
+    assert not memory.exists()
+    assert await again.contents() == before
+    assert await again.discard_partial() == []
+
+
+async def test_unknown_sources_are_not_found(on: Bench) -> None:
+    sandbox, nobody = await on.sandbox(), new_id(IdKind.SANDBOX)
+    template, generation = new_id(IdKind.TEMPLATE), new_id(IdKind.GENERATION)
+    for call in (
+        on.disks.create(nobody, template, MB),
+        on.disks.finish_template(template),
+        on.disks.template_from_disk(template, nobody),
+        on.disks.template_from_disk(template, sandbox, generation),
+        on.disks.snapshot(nobody, generation),
+        on.disks.restore(sandbox, generation),
+        on.disks.make_memory_folder(nobody, generation),
+        on.disks.set_limit(nobody, MB),
+        on.disks.used(nobody),
+    ):
+        with pytest.raises(NotFound):
+            await call
+    found = await on.disks.contents()
+    assert list(found.disks) == [sandbox]
+    assert not found.generations
+
+
+@pytest.mark.parametrize("name", ["../../etc", "sbx_short", "", "sbx_" + "A" * 20, f"tpl_{'a' * 20}/..", "a\nb"])
+async def test_only_ids_become_paths(on: Bench, name: str) -> None:
+    sandbox = await on.sandbox()
+    with pytest.raises(InvalidArgument):
+        on.disks.path(name)
+    with pytest.raises(InvalidArgument):
+        on.disks.memory_folder(sandbox, name)
+    for call in (on.disks.begin_template(name), on.disks.delete(name), on.disks.drop_generation(sandbox, name)):
+        with pytest.raises(InvalidArgument):
+            await call
+
+
+async def test_space_and_use_are_counted(on: Bench) -> None:
+    sandbox = await on.sandbox()
+    before, space = await on.disks.used(sandbox), await on.disks.space()
+    assert 0 < space.free <= space.total
+    fill(on.disks.path(sandbox) / "more", 4 * MB)
+    await on.disks.sync()
+    assert 4 * MB <= await on.disks.used(sandbox) - before < 5 * MB
+    await on.disks.snapshot(sandbox, new_id(IdKind.GENERATION))
+    (on.disks.path(sandbox) / "more").unlink()
+    await on.disks.sync()
+    assert await on.disks.used(sandbox) - before >= 4 * MB, "what a generation keeps is charged"
+
+
+async def test_a_full_pool_makes_nothing_new_and_still_deletes(on: Bench) -> None:
+    template = await on.template()
+    sandbox, other = await on.sandbox(template_id=template), await on.sandbox(template_id=template)
+    generation = new_id(IdKind.GENERATION)
+    await on.disks.snapshot(other, generation)
+    await on.exhaust(sandbox)
+    before = await on.disks.contents()
+    for call in (
+        on.disks.create(new_id(IdKind.SANDBOX), template, MB),
+        on.disks.snapshot(sandbox, new_id(IdKind.GENERATION)),
+        on.disks.template_from_disk(new_id(IdKind.TEMPLATE), sandbox),
+        on.disks.begin_template(new_id(IdKind.TEMPLATE)),
+    ):
+        with pytest.raises(NoCapacity) as raised:
+            await call
+        assert "pool_free" in raised.value.details
+    assert await on.disks.contents() == before
+    assert await on.disks.discard_partial() == []
+    await on.disks.restore(other, generation)
+    await on.disks.drop_generation(other, generation)
+    for each in (sandbox, other):
+        await on.disks.delete(each)
+    assert (await on.disks.contents()).disks == {}
+
+
+# with a hard limit
+
+
+async def test_a_clone_starts_at_nothing(limiting: Bench) -> None:
+    sandbox = await limiting.sandbox()
+    await limiting.disks.sync()
+    assert await limiting.disks.used(sandbox) <= 64 << 10
+
+
+async def test_templates_and_generations_are_read_only(limiting: Bench) -> None:
+    sandbox, generation, template = await limiting.sandbox(), new_id(IdKind.GENERATION), await limiting.template()
+    await limiting.disks.snapshot(sandbox, generation)
+    sealed = await limiting.disks.begin_template(template)
+    kept = limiting.disks.memory_folder(sandbox, generation).with_name("disk")
+    for root in (sealed, kept):
+        assert fill(root / "etc/new", MB) == (0, errno.EROFS)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["generations-kept", "dropped-as-by-resume"])
+async def test_ten_pause_and_resume_cycles_never_exceed_the_limit(limiting: Bench, keep: bool) -> None:
+    limit, disks = 30 * MB, limiting.disks
+    sandbox = await limiting.sandbox(limit)
+    await disks.sync()
+    free, written, stopped, last = (await disks.space()).free, 0, 0, None
+    for cycle in range(10):
+        done, number = fill(disks.path(sandbox) / f"cycle-{cycle}", 8 * MB)
+        written, stopped = written + done, stopped or number
+        generation = new_id(IdKind.GENERATION)
+        await disks.snapshot(sandbox, generation)
+        await disks.restore(sandbox, generation)
+        if last and not keep:
+            await disks.drop_generation(sandbox, last)
+        last = generation
+        await disks.sync()
+        trees = (cycle + 2 if keep else 3) * TREE_ROOT
+        assert await disks.used(sandbox) <= limit + trees
+    assert stopped == errno.EDQUOT
+    assert 24 * MB <= written <= limit
+    assert free - (await disks.space()).free <= limit + 8 * MB, "what the pool lost: with metadata twice"
+
+
+async def test_at_its_limit_a_disk_is_still_kept_restored_and_deleted(limiting: Bench) -> None:
+    disks, generation = limiting.disks, new_id(IdKind.GENERATION)
+    sandbox = await limiting.sandbox(10 * MB)
+    assert fill(disks.path(sandbox) / "all", 20 * MB)[1] == errno.EDQUOT
+    await disks.snapshot(sandbox, generation)
+    await disks.restore(sandbox, generation)
+    assert fill(disks.path(sandbox) / "all", 5 * MB)[1] == errno.EDQUOT
+    template = new_id(IdKind.TEMPLATE)
+    await disks.template_from_disk(template, sandbox)
+    await limiting.sandbox(template_id=template)
+    await disks.set_limit(sandbox, 20 * MB)
+    assert fill(disks.path(sandbox) / "more", 5 * MB) == (5 * MB, 0)
+    await disks.set_limit(sandbox, 5 * MB)
+    await disks.delete(sandbox)
+    assert sandbox not in (await disks.contents()).disks
+
+
+async def test_the_limits_of_two_sandboxes_are_their_own(limiting: Bench) -> None:
+    template = await limiting.template()
+    one, two = [await limiting.sandbox(10 * MB, template) for _ in range(2)]
+    assert fill(limiting.disks.path(one) / "all", 20 * MB)[1] == errno.EDQUOT
+    assert fill(limiting.disks.path(two) / "some", 8 * MB) == (8 * MB, 0)
+    await limiting.disks.delete(one)
+    await limiting.disks.sync()
+    assert 8 * MB <= await limiting.disks.used(two) <= 10 * MB
