@@ -1,0 +1,213 @@
+"""The driver of contracts.network: one network namespace, one veth pair and a few nft rules per sandbox.
+
+Every sandbox sees 10.0.0.2/30 behind 10.0.0.1, so that a restored or forked one finds the address it was saved with;
+the host tells them apart by a unique address, translated statelessly on the host's end of the veth (kernel >= 5.16).
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from sandkeep.contracts.network import Attachment
+from sandkeep.domain.errors import Conflict, Internal
+from sandkeep.domain.ids import body
+from sandkeep.domain.sandbox import NetworkMode
+from sandkeep.drivers.network import conntrack, links, namespaces, rtnetlink, rulesets
+from sandkeep.drivers.network.guard import Guard
+from sandkeep.drivers.network.layout import GATEWAY, INNER, NetworkSettings
+from sandkeep.drivers.network.nftables import Nft, NftError, open_nft
+from sandkeep.drivers.network.rtnetlink import Netlink
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_DEFAULT_MTU = 1500
+_THREADS = 4
+
+
+class NetnsNetworks:
+    """Fulfils contracts.network.Networks. Needs root. All work is a few milliseconds in worker threads, one change at
+    a time (the kernel's own lock would serialise them anyway). Errors of the kernel are Internal with its words."""
+
+    def __init__(self, settings: NetworkSettings, nft: Nft | None = None) -> None:
+        self.settings = settings
+        self.slots = settings.slots
+        self._guard = Guard(settings, nft or open_nft())
+        self._owners: dict[int, str] = {}
+        self._mtu = _DEFAULT_MTU
+        self._lock = threading.Lock()
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def _work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        def locked() -> _T:
+            with self._lock:
+                return function(*args, **kwargs)
+
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(_THREADS)
+        try:
+            return await anyio.to_thread.run_sync(locked, limiter=self._limiter)
+        except (NftError, OSError) as error:
+            raise Internal(f"the network failed: {error}", hint="run `sandkeep doctor` on this node") from error
+
+    async def open(self) -> None:
+        await self._work(self._open)
+
+    def _open(self) -> None:
+        folder = self.settings.namespaces
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        namespaces.share_mounts(folder)
+        self._guard.open()
+        self._owners = links.owners(self.settings)
+        with Netlink() as host:
+            host.send(rtnetlink.unreachable_add(self.settings.address_range))
+            self._mtu = host.uplink_mtu() or _DEFAULT_MTU
+
+    async def close(self) -> None:
+        await self._work(self._close)
+
+    def _close(self) -> None:
+        settings = self.settings
+        for slot in self._attached():
+            self._dissolve(slot)
+        with Netlink() as host:
+            for slot in links.interfaces(settings):
+                links.delete_link(settings, host, slot)
+            with contextlib.suppress(ProcessLookupError):
+                host.send(rtnetlink.unreachable_delete(settings.address_range))
+        self._guard.close()
+        namespaces.unshare_mounts(settings.namespaces)
+        with contextlib.suppress(FileNotFoundError):
+            settings.namespaces.rmdir()
+
+    def describe(self, sandbox_id: str, slot: int, mode: NetworkMode) -> Attachment:
+        return Attachment(
+            sandbox_id=sandbox_id,
+            slot=slot,
+            namespace=self.settings.namespace(sandbox_id, slot),
+            interface=self.settings.interface(slot),
+            address=self.settings.address(slot),
+            inner_address=INNER,
+            gateway=GATEWAY,
+            dns=(GATEWAY,) if mode is NetworkMode.INTERNET else (),
+            mtu=self._mtu,
+            mode=mode,
+        )
+
+    async def attach(self, sandbox_id: str, slot: int, mode: NetworkMode, *, blocked: bool = False) -> Attachment:
+        """Raises Conflict when the slot's network belongs to another sandbox."""
+        self.settings.check_slot(slot)
+        await self._work(self._attach, sandbox_id, slot, mode, blocked)
+        return self.describe(sandbox_id, slot, mode)
+
+    def _attach(self, sandbox_id: str, slot: int, mode: NetworkMode, blocked: bool) -> None:
+        settings, owner = self.settings, self._owners.get(slot)
+        if owner not in (None, body(sandbox_id)):
+            raise Conflict(f"slot {slot} is the network of another sandbox", slot=slot, owner=owner)
+        path = settings.namespace(sandbox_id, slot)
+        rules = rulesets.expected(mode)
+        with Netlink() as host:
+            self._mtu = host.uplink_mtu() or _DEFAULT_MTU
+            index = links.index_of(settings.interface(slot))
+            if os.path.lexists(path):
+                if self._adopt(host, path, slot, index, rules, blocked):
+                    return
+            elif index is not None:
+                links.delete_link(settings, host, slot)  # the former one's, not reaped yet
+            try:
+                with namespaces.create(path) as inner:
+                    self._owners[slot] = body(sandbox_id)
+                    index = links.make_pair(settings, host, path, slot, self._mtu)
+                    self._guard.add(slot, rules, blocked=blocked)
+                    links.configure_host(settings, host, slot, index)
+                    links.configure_inside(inner)
+            except BaseException:
+                with contextlib.suppress(NftError, OSError):
+                    self._dissolve(slot)
+                raise
+
+    def _adopt(
+        self, host: Netlink, path: Path, slot: int, index: int | None, rules: frozenset[str], blocked: bool
+    ) -> bool:
+        """A network that is there, whole or half-made by a runner that died: complete it. False when only its file
+        was there, which is removed."""
+        if not namespaces.is_namespace(path):
+            path.unlink()
+            if index is not None:
+                links.delete_link(self.settings, host, slot)
+            return False
+        if index is None:
+            index = links.make_pair(self.settings, host, path, slot, self._mtu)
+        self._guard.add(slot, rules, blocked=blocked)
+        links.configure_host(self.settings, host, slot, index)
+        if not links.is_configured_inside(path):
+            links.refresh_inside(path)
+        self._owners[slot] = path.name.partition("-")[2]
+        return True
+
+    async def detach(self, sandbox_id: str, slot: int) -> None:
+        """Peers of the sandbox's open TCP connections get a reset within a round trip; other flows are forgotten. The
+        link itself is reaped by the kernel within about 0.1 s, as soon as no process lives in the namespace."""
+        self.settings.check_slot(slot)
+        await self._work(self._detach, sandbox_id, slot)
+
+    def _detach(self, sandbox_id: str, slot: int) -> None:
+        if self._owners.get(slot) in (None, body(sandbox_id)):
+            self._dissolve(slot)
+
+    def _dissolve(self, slot: int) -> None:
+        settings = self.settings
+        self._guard.remove(slot)  # first: while the link lives, no element means no way out
+        with Netlink() as host:
+            links.withdraw_route(settings, host, slot)
+        owner = self._owners.pop(slot, None)
+        if owner is None:
+            owner = links.owners(settings).get(slot)
+        if owner is not None:
+            namespaces.drop(settings.namespaces / f"{slot}-{owner}")
+        conntrack.end_flows(settings.address(slot))
+
+    async def refresh_inside(self, attachment: Attachment) -> None:
+        await self._work(links.refresh_inside, attachment.namespace)
+
+    async def block(self, attachment: Attachment) -> None:
+        await self._work(self._guard.hold, attachment.slot, frozenset({rulesets.BLOCKED}))
+
+    async def reset_tcp(self, attachment: Attachment) -> None:
+        await self._work(self._guard.hold, attachment.slot, frozenset({rulesets.BLOCKED, rulesets.RESETTING}))
+
+    async def unblock(self, attachment: Attachment) -> None:
+        await self._work(self._guard.hold, attachment.slot, frozenset())
+
+    async def attached(self) -> dict[int, str]:
+        return await self._work(self._attached)
+
+    def _attached(self) -> dict[int, str]:
+        named = links.owners(self.settings)
+        nameless = links.interfaces(self.settings) | self._guard.read().slots.keys()
+        return dict.fromkeys(nameless, "") | named
+
+    async def repair(self, attachments: list[Attachment]) -> int:
+        """Sandboxes whose link is gone are left out: no rule can bring that back."""
+        return await self._work(self._repair, attachments)
+
+    def _repair(self, attachments: list[Attachment]) -> int:
+        alive = links.interfaces(self.settings)
+        here = [one for one in attachments if one.slot in alive]
+        missing = self._guard.repair({one.slot: rulesets.expected(one.mode) for one in here})
+        with Netlink() as host:
+            host.send(rtnetlink.unreachable_add(self.settings.address_range))
+            known = {str(route.destination.network_address) for route in host.routes()}
+            for one in here:
+                index = links.index_of(one.interface) if one.address not in known else None
+                if index is not None:
+                    missing += 1
+                    with contextlib.suppress(FileNotFoundError):
+                        links.configure_host(self.settings, host, one.slot, index)
+        return missing
