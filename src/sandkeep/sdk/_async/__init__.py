@@ -1,0 +1,1 @@
+"""The SDK, one protocol concern per file. _async is written by hand, _sync is made from it by scripts/unasync.py."""

@@ -1,0 +1,181 @@
+"""The client: one server, its templates, keys, events and figures. Sandboxes are reached through AsyncSandbox."""
+
+from collections.abc import AsyncIterator, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sandkeep.sdk._async.lists import feed, lines, pages
+from sandkeep.sdk._async.transport import AsyncTransport
+from sandkeep.sdk.concurrency import async_scope, async_sleep
+from sandkeep.sdk.config import resolve
+from sandkeep.sdk.requests import given
+
+if TYPE_CHECKING:
+    from sandkeep.wire.events import EventView
+    from sandkeep.wire.keys import KeyCreated, KeyView
+    from sandkeep.wire.platform import NodeView, RuntimeView, VersionView
+    from sandkeep.wire.templates import TemplateView
+
+
+def _model(name: str, answer: Any) -> Any:
+    """A wire shape by `module.Class`; imported at the first answer, since pydantic is slow to import."""
+    module, _, kind = name.partition(".")
+    return getattr(import_module(f"sandkeep.wire.{module}"), kind).model_validate(answer)
+
+
+class AsyncClient:
+    """A connection to one Sandkeep server.
+
+    `url` and `key` come from the arguments, else SANDKEEP_URL and SANDKEEP_KEY, else the configuration file (`instance`
+    names an entry of it). `timeout`: seconds without an answer; `retry_for`: seconds that safe retries may take;
+    `verify`: False, or a file of certificates, for https. May be shared by tasks. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        instance: str | None = None,
+        timeout: float = 300.0,
+        retry_for: float = 10.0,
+        verify: str | bool = True,
+    ) -> None:
+        self.transport = AsyncTransport(
+            resolve(url, key, instance), timeout=timeout, retry_for=retry_for, verify=verify
+        )
+        self.templates = AsyncTemplates(self.transport)
+        self.keys = AsyncKeys(self.transport)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
+
+    @property
+    def url(self) -> str:
+        return self.transport.address.url
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self.transport.aclose()
+
+    async def version(self) -> "VersionView":
+        view: VersionView = _model("platform.VersionView", await self.transport.call("GET", "/v1/version", again=True))
+        return view
+
+    async def node(self) -> "NodeView":
+        view: NodeView = _model("platform.NodeView", await self.transport.call("GET", "/v1/node", again=True))
+        return view
+
+    async def runtimes(self) -> "Sequence[RuntimeView]":
+        """Which runtimes this server has, and what each can do."""
+        return [_model("platform.RuntimeView", item) async for item in pages(self.transport, "/v1/runtimes")]
+
+    async def events(self, *, after: int | None = None, follow: bool = False) -> "AsyncIterator[EventView]":
+        """What happened, oldest first, from after the given seq. `follow`: goes on with what happens from now on."""
+        async for item in feed(self.transport, "/v1/events", after, follow):
+            yield _model("events.EventView", item)
+
+
+class AsyncTemplates:
+    """Templates: what sandboxes start from."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def build(
+        self,
+        name: str,
+        steps: Sequence[str],
+        *,
+        parent: str | None = None,
+        runtime: str | None = None,
+        memory: int | str | None = None,
+        disk: int | str | None = None,
+        step_timeout: float | None = None,
+    ) -> "TemplateView":
+        """Start a build; it goes on by itself. `log(follow=True)` shows it, `wait` waits for its end."""
+        body = given(
+            name=name,
+            steps=list(steps),
+            parent=parent,
+            runtime=runtime,
+            memory=memory,
+            disk=disk,
+            step_timeout=step_timeout,
+        )
+        return self._view(await self._transport.call("POST", "/v1/templates", body=body))
+
+    async def list(self) -> "AsyncIterator[TemplateView]":
+        async for item in pages(self._transport, "/v1/templates"):
+            yield self._view(item)
+
+    async def get(self, ref: str) -> "TemplateView":
+        return self._view(await self._transport.call("GET", f"/v1/templates/{quoted(ref)}", again=True))
+
+    async def wait(self, ref: str) -> "TemplateView":
+        """The template, once its build has ended; `phase` says how."""
+        while (view := await self.get(ref)).phase == "building":
+            await async_sleep(0.5)
+        return view
+
+    async def log(self, ref: str, *, follow: bool = False) -> AsyncIterator[str]:
+        """The lines that the build printed; with `follow` until it ends."""
+        query = {"follow": "true"} if follow else {}
+        async for line in lines(self._transport, f"/v1/templates/{quoted(ref)}/log", query):
+            yield line.decode("utf-8", "replace")
+
+    async def delete(self, ref: str) -> None:
+        """Raises InUse while sandboxes or templates come from it."""
+        await self._transport.call("DELETE", f"/v1/templates/{quoted(ref)}", again=True)
+
+    @staticmethod
+    def _view(answer: Any) -> "TemplateView":
+        view: TemplateView = _model("templates.TemplateView", answer)
+        return view
+
+
+class AsyncKeys:
+    """API keys."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(self, name: str) -> "KeyCreated":
+        """A new key; its `secret` is shown this once."""
+        created: KeyCreated = _model(
+            "keys.KeyCreated", await self._transport.call("POST", "/v1/keys", body={"name": name})
+        )
+        return created
+
+    async def list(self) -> "AsyncIterator[KeyView]":
+        async for item in pages(self._transport, "/v1/keys"):
+            yield _model("keys.KeyView", item)
+
+    async def revoke(self, key_id: str) -> None:
+        await self._transport.call("DELETE", f"/v1/keys/{quoted(key_id)}", again=True)
+
+
+def quoted(ref: str) -> str:
+    """An id or a name as one segment of a path."""
+    from urllib.parse import quote
+
+    # `.` and `..` would be taken for steps in the path.
+    return quote(ref, safe="").replace(".", "%2E") or "%20"
+
+
+_defaults: "WeakKeyDictionary[Any, AsyncClient]" = WeakKeyDictionary()
+
+
+def default_client() -> AsyncClient:
+    """The client for calls that were given none, made from the environment or the configuration file at first use."""
+    owner = async_scope()
+    client = _defaults.get(owner)
+    if client is None or client.transport.address != resolve():
+        client = _defaults[owner] = AsyncClient()
+    return client

@@ -1,0 +1,308 @@
+"""A sandbox: made, found, paused, resumed, and what runs in it."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sandkeep.sdk import errors
+from sandkeep.sdk._async.client import AsyncClient, default_client, quoted
+from sandkeep.sdk._async.files import AsyncFiles
+from sandkeep.sdk._async.lists import feed, pages
+from sandkeep.sdk._async.process import AsyncProcess
+from sandkeep.sdk._async.terminal import AsyncTerminal, terminal_query
+from sandkeep.sdk._async.transport import NO_LIMIT
+from sandkeep.sdk.fields import SandboxFields, sandbox_view
+from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, seconds, start_message
+from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
+
+if TYPE_CHECKING:
+    from sandkeep.wire.events import EventView
+    from sandkeep.wire.sandboxes import Hold, Network, OnExpiry, Persistence, Phase, Runtime, SandboxView, StatsView
+
+Size = int | str
+Duration = float | str
+_UNCHANGED: Any = object()
+
+
+class AsyncSandbox(SandboxFields):
+    """A sandbox on the server; this object can be made anew at any time with `get`.
+
+    Sizes are bytes or text like "1GiB"; durations are seconds or text like "1h". As a context manager it deletes the
+    sandbox at the end only when its persistence is `ephemeral`.
+    """
+
+    def __init__(self, client: AsyncClient, view: "SandboxView") -> None:
+        super().__init__(view)
+        self.client = client
+        self._transport = client.transport
+        self._path = f"/v1/sandboxes/{view.id}"
+        self.files = AsyncFiles(client.transport, view.id)
+
+    @classmethod
+    async def create(
+        cls,
+        name: str | None = None,
+        *,
+        template: str | None = None,
+        runtime: "Runtime | None" = None,
+        persistence: "Persistence | None" = None,
+        cpus: float | None = None,
+        memory: Size | None = None,
+        disk: Size | None = None,
+        pids: int | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        network: "Network | None" = None,
+        ttl: Duration | None = None,
+        on_expiry: "OnExpiry | None" = None,
+        pause_or_disk: bool | None = None,
+        grace: Duration | None = None,
+        idempotency_key: str | None = None,
+        client: AsyncClient | None = None,
+    ) -> "AsyncSandbox":
+        """A new sandbox, running; or the one of this name, if its spec is the same. What is not given, the server
+        chooses. Safe to repeat: each call carries an idempotency key (`idempotency_key` to choose it).
+
+        `grace`: an ephemeral sandbox is deleted so long after its last `heartbeat()`.
+        Raises AlreadyExists (same name, other spec), QuotaExceeded, NoCapacity, InvalidArgument, NotFound (template).
+        """
+        client = client or default_client()
+        body = given(
+            name=name,
+            template=template,
+            runtime=runtime,
+            persistence=persistence,
+            cpus=cpus,
+            memory=memory,
+            disk=disk,
+            pids=pids,
+            env=dict(env) if env is not None else None,
+            labels=dict(labels) if labels is not None else None,
+            network=network,
+            ttl=ttl,
+            on_expiry=on_expiry,
+            pause_or_disk=pause_or_disk,
+            grace=grace,
+        )
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = await client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
+        return cls(client, sandbox_view(answer))
+
+    @classmethod
+    async def get(cls, name_or_id: str, *, client: AsyncClient | None = None) -> "AsyncSandbox":
+        """Raises NotFound."""
+        client = client or default_client()
+        answer = await client.transport.call("GET", f"/v1/sandboxes/{quoted(name_or_id)}", again=True)
+        return cls(client, sandbox_view(answer))
+
+    @classmethod
+    async def list(
+        cls,
+        *,
+        labels: Mapping[str, str] | None = None,
+        phases: "Sequence[Phase] | None" = None,
+        name: str | None = None,
+        client: AsyncClient | None = None,
+    ) -> "AsyncIterator[AsyncSandbox]":
+        """All sandboxes that have all these labels and one of these phases, fetched as they are asked for."""
+        client = client or default_client()
+        wanted = [f"{key}={value}" for key, value in (labels or {}).items()]
+        query = given(label=wanted or None, phase=[*phases] if phases else None, name=name)
+        async for item in pages(client.transport, "/v1/sandboxes", query):
+            yield cls(client, sandbox_view(item))
+
+    async def __aenter__(self) -> "AsyncSandbox":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.persistence == "ephemeral":
+            try:
+                await self.delete()
+            except errors.NotFound:
+                return
+
+    # What runs in it
+
+    async def exec(
+        self,
+        command: str | Sequence[str],
+        *,
+        user: str | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: Duration | None = None,
+        stdin: str | bytes | None = None,
+        no_resume: bool = False,
+    ) -> ExecResult:
+        """Run a shell line or an argv list to its end. A failing command is a result, not an exception.
+
+        `timeout`: then everything it started is killed, `timed_out` is set and exit_code is 137. Wakes a paused or
+        stopped sandbox, unless `no_resume` (then Conflict). Never sent twice. For long output use `start_process`.
+        """
+        body = exec_body(command, user=user, cwd=cwd, env=env, timeout=timeout, stdin=stdin, no_resume=no_resume)
+        # The server ends it at the timeout; some more time is for waking up and the way back.
+        patience = NO_LIMIT if timeout is None else seconds(timeout) + self._transport.timeout
+        return exec_result(await self._transport.call("POST", self._path + "/exec", body=body, timeout=patience))
+
+    async def start_process(
+        self,
+        command: str | Sequence[str],
+        *,
+        user: str | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: Duration | None = None,
+        stdin: bool = False,
+        pty: tuple[int, int] | None = None,
+        no_resume: bool = False,
+        resume_within: float = 300.0,
+    ) -> AsyncProcess:
+        """Start a shell line or an argv list and return at once; see AsyncProcess for what it can do.
+
+        `stdin`: whether it will be written to. `pty`: a terminal of so many columns and rows. `timeout`: the process
+        and what it started are killed then, attached or not.
+        """
+        tag = fresh_tag()
+        message = start_message(command, tag=tag, cwd=cwd, env=env, timeout=timeout, stdin=stdin, pty=pty)
+        process = AsyncProcess(
+            self._transport,
+            self.id,
+            {"tag": tag},
+            pty=pty is not None,
+            stdin=stdin,
+            user=user,
+            resume_within=resume_within,
+        )
+        await process.start(message, no_resume=no_resume)
+        return process
+
+    async def attach(
+        self, pid: int, *, offset: int = 0, pty: bool = False, resume_within: float = 300.0
+    ) -> AsyncProcess:
+        """To a process that runs, or ended a short while ago, from a byte of its output on (0: as far back as it is
+        kept). `pty`: whether input goes to its terminal. Raises NotFound."""
+        process = AsyncProcess(
+            self._transport, self.id, {"pid": pid}, pty=pty, offset=offset, resume_within=resume_within
+        )
+        await process.connect()
+        return process
+
+    async def processes(self, *, ended: bool = False) -> Sequence[ProcessInfo]:
+        """What was started through the API and runs; with `ended` also what ended a short while ago."""
+        message = {"includeEnded": True} if ended else {}
+        answer = await self._transport.call(
+            "POST", self._path + "/agent/process.Process/List", body=message, again=True
+        )
+        found = []
+        for entry in answer.get("processes", []):
+            config = entry.get("config", {})
+            command = (str(config.get("cmd", "")), *map(str, config.get("args", [])))
+            end = entry.get("ended")
+            result = process_result(end) if isinstance(end, dict) else None
+            found.append(
+                ProcessInfo(int(entry["pid"]), command, config.get("cwd"), int(entry.get("offset", 0)), result)
+            )
+        return found
+
+    async def open_terminal(
+        self,
+        command: Sequence[str] | None = None,
+        *,
+        columns: int = 80,
+        rows: int = 24,
+        user: str | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        no_resume: bool = False,
+        resume_within: float = 300.0,
+    ) -> AsyncTerminal:
+        """A terminal over one WebSocket; default a login shell."""
+        query = terminal_query(command, columns=columns, rows=rows, user=user, cwd=cwd, env=env, no_resume=no_resume)
+        terminal = AsyncTerminal(self._transport, self.id, query, resume_within=resume_within)
+        await terminal.connect()
+        return terminal
+
+    # Its life
+
+    async def pause(self, *, hold: "Hold | None" = None, or_disk: bool | None = None) -> None:
+        """Memory, processes and disk stay as they are. `hold` disk (default) or memory: where the memory waits.
+        `or_disk`: what cannot be saved becomes a stop that keeps the disk. Raises PauseFailed; it then runs on."""
+        await self._verb("pause", given(hold=hold, or_disk=or_disk))
+
+    async def resume(self) -> None:
+        await self._verb("resume")
+
+    async def stop(self) -> None:
+        """End its machine; the disk stays, unless it is ephemeral."""
+        await self._verb("stop")
+
+    async def start(self) -> None:
+        await self._verb("start")
+
+    async def _verb(self, verb: str, body: dict[str, Any] | None = None) -> None:
+        answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True)
+        self._view = sandbox_view(answer)
+
+    async def update(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        cpus: float | None = None,
+        memory: Size | None = None,
+        disk: Size | None = None,
+        pids: int | None = None,
+        ttl: Duration | None = _UNCHANGED,
+        on_expiry: "OnExpiry | None" = None,
+        pause_or_disk: bool | None = None,
+    ) -> None:
+        """Change what is given. `ttl` counts from now; None removes the lifetime. `labels` replaces all labels."""
+        body = given(
+            labels=dict(labels) if labels is not None else None,
+            cpus=cpus,
+            memory=memory,
+            disk=disk,
+            pids=pids,
+            on_expiry=on_expiry,
+            pause_or_disk=pause_or_disk,
+        )
+        if ttl is not _UNCHANGED:
+            body["ttl"] = ttl
+        self._view = sandbox_view(await self._transport.call("PATCH", self._path, body=body, again=True))
+
+    async def delete(self) -> None:
+        """For good, from any phase."""
+        await self._transport.call("DELETE", self._path, again=True)
+
+    async def refresh(self) -> None:
+        self._view = sandbox_view(await self._transport.call("GET", self._path, again=True))
+
+    async def wait(self, *phases: "Phase", timeout: Duration = 60.0) -> None:
+        """Until it is in one of these phases (default: running). Raises DeadlineExceeded."""
+        limit = seconds(timeout)
+        query = {"phase": list(phases) or ["running"], "timeout": limit}
+        answer = await self._transport.call(
+            "GET", self._path + "/wait", query=query, again=True, timeout=limit + self._transport.timeout
+        )
+        self._view = sandbox_view(answer)
+
+    async def heartbeat(self) -> None:
+        """Sign of life for a sandbox made with `grace`."""
+        await self._transport.call("POST", self._path + "/heartbeat", again=True)
+
+    # What is known of it
+
+    async def stats(self) -> "StatsView":
+        answer = await self._transport.call("GET", self._path + "/stats", again=True)
+        view: StatsView = import_module("sandkeep.wire.sandboxes").StatsView.model_validate(answer)
+        return view
+
+    async def logs(self, *, limit: int | None = None) -> str:
+        """The end of what its runtime and agent printed, at most `limit` bytes."""
+        answer = await self._transport.call("GET", self._path + "/logs", query=given(limit=limit), again=True)
+        return str(answer["text"])
+
+    async def events(self, *, after: int | None = None, follow: bool = False) -> "AsyncIterator[EventView]":
+        """What happened to it, oldest first; see AsyncClient.events."""
+        model: type[EventView] = import_module("sandkeep.wire.events").EventView
+        async for item in feed(self._transport, self._path + "/events", after, follow):
+            yield model.model_validate(item)

@@ -1,0 +1,186 @@
+"""A terminal in a sandbox, over one WebSocket: bytes both ways, resizing, and attaching again after a break."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from sandkeep.lib.retry import delays
+from sandkeep.sdk import errors
+from sandkeep.sdk._async.transport import AsyncTransport
+from sandkeep.sdk._async.websocket import AsyncWebSocket, Closed
+from sandkeep.sdk.concurrency import async_sleep
+from sandkeep.sdk.results import Dropped, ProcessResult
+
+_INPUT = 1 << 16
+
+
+class AsyncTerminal:
+    """Made by `AsyncSandbox.open_terminal`. Iterate it for what the terminal prints; `result` is set at the end.
+
+    One task may iterate while another writes. Input written while the connection is broken raises ConnectionLost.
+    """
+
+    def __init__(
+        self, transport: AsyncTransport, sandbox_id: str, query: dict[str, Any], *, resume_within: float = 300.0
+    ) -> None:
+        self._transport = transport
+        self._path = f"/v1/sandboxes/{sandbox_id}/terminal"
+        self._query = query
+        self._resume_within = resume_within
+        self._socket: AsyncWebSocket | None = None
+        self._closed = False
+        self.pid: int = int(query.get("pid", 0))
+        self.offset: int = int(query.get("offset", 0))
+        self.result: ProcessResult | None = None
+
+    async def connect(self) -> None:
+        self._socket = await AsyncWebSocket.open(self._transport, self._path, self._query)
+
+    async def __aiter__(self) -> AsyncIterator[bytes | Dropped]:
+        """What the terminal prints, until its process ends or `aclose()`. Raises StreamLost and ProcessLost."""
+        while self.result is None and not self._closed:
+            try:
+                if self._socket is None:
+                    await self._attach_again(time.monotonic())
+                assert self._socket is not None
+                message = await self._socket.receive()
+            except errors.ConnectionLost:
+                await self._drop()
+                continue
+            except Closed as closed:
+                await self._drop()
+                self._judge(closed)
+                continue
+            if isinstance(message, bytes):
+                self.offset += len(message)
+                yield message
+            else:
+                told = self._read(message)
+                if told is not None:
+                    yield told
+        await self.aclose()
+
+    def _read(self, message: str) -> Dropped | None:
+        try:
+            told = json.loads(message)
+            if "started" in told:
+                self.pid = int(told["started"]["pid"])
+            if "offset" in told:
+                self.offset = int(told["offset"])
+            if "exit" in told:
+                code, signal = told["exit"]["exit_code"], told["exit"].get("signal")
+                self.result = ProcessResult(
+                    exit_code=int(code),
+                    signal=signal,
+                    timed_out=bool(told["exit"].get("timed_out")),
+                    out_of_memory=bool(told["exit"].get("out_of_memory")),
+                )
+            if "dropped" in told:
+                count = int(told["dropped"])
+                # `offset` counts bytes that were printed, seen or not; a following {"offset": N} says the same.
+                self.offset += count
+                return Dropped(count, self.offset)
+        except (ValueError, TypeError, KeyError) as error:
+            raise errors.GuestError(f"the terminal sent a message that cannot be read: {error}") from error
+        return None
+
+    def _judge(self, closed: Closed) -> None:
+        """What a close without an exit means; returns where attaching again makes sense."""
+        if self._closed:
+            return
+        if closed.code == 4404:
+            raise errors.NotFound(closed.reason or "the sandbox, or the process of the terminal, is gone")
+        if closed.code == 4409:
+            if not self.pid:
+                raise errors.Conflict(closed.reason or "the sandbox is not running")
+            return
+        if closed.code == 1000 and self.result is None:
+            raise errors.GuestError("the terminal was closed without saying how its process ended")
+        if closed.code not in (1001, 1005, 1006, 1011, 1012, 1013):
+            raise errors.GuestError(closed.reason or f"the terminal was closed with code {closed.code}")
+        if not self.pid:
+            raise errors.ConnectionLost("the terminal broke before its process had started")
+
+    async def _attach_again(self, since: float) -> None:
+        query = {"pid": self.pid, "offset": self.offset, "no_resume": "true"}
+        kept = {name: value for name, value in self._query.items() if name in ("cols", "rows", "user")}
+        for wait in delays(first=0.05, cap=2.0):
+            try:
+                self._socket = await AsyncWebSocket.open(self._transport, self._path, kept | query)
+                return
+            except errors.NotFound as error:
+                raise errors.ProcessLost("the process of the terminal is gone") from error
+            except (errors.Conflict, errors.Unavailable, errors.GuestUnreachable) as error:
+                cause = error
+            if self._closed:
+                return
+            if time.monotonic() + wait - since > self._resume_within:
+                raise errors.StreamLost(
+                    f"the terminal could not be attached again in {self._resume_within:g} s",
+                    hint=f"attach to process {self.pid} at offset {self.offset} once the sandbox runs",
+                    pid=self.pid,
+                    offset=self.offset,
+                ) from cause
+            await async_sleep(wait)
+
+    async def write(self, data: bytes) -> None:
+        """Keys. Raises ConnectionLost when it is not connected."""
+        for at in range(0, len(data), _INPUT):
+            await self._send(data[at : at + _INPUT])
+
+    async def resize(self, columns: int, rows: int) -> None:
+        self._query = self._query | {"cols": columns, "rows": rows}
+        await self._send(json.dumps({"resize": {"cols": columns, "rows": rows}}))
+
+    async def signal(self, name: str) -> None:
+        """Like SIGINT."""
+        await self._send(json.dumps({"signal": name}))
+
+    async def end_of_input(self) -> None:
+        await self._send(json.dumps({"eof": True}))
+
+    async def _send(self, message: bytes | str) -> None:
+        if self._socket is None:
+            raise errors.ConnectionLost("the terminal is not connected at the moment")
+        await self._socket.send(message)
+
+    async def _drop(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.aclose()
+
+    async def aclose(self) -> None:
+        """Detach; the process lives on unless the terminal's end stops it."""
+        self._closed = True
+        await self._drop()
+
+    async def __aenter__(self) -> "AsyncTerminal":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def terminal_query(
+    command: Sequence[str] | None,
+    *,
+    columns: int,
+    rows: int,
+    user: str | None,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    no_resume: bool,
+) -> dict[str, Any]:
+    query: dict[str, Any] = {"cols": columns, "rows": rows}
+    if command:
+        query["command"] = list(command)
+    if env:
+        query["env"] = [f"{name}={value}" for name, value in env.items()]
+    if user is not None:
+        query["user"] = user
+    if cwd is not None:
+        query["cwd"] = cwd
+    if no_resume:
+        query["no_resume"] = "true"
+    return query

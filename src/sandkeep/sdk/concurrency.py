@@ -1,0 +1,100 @@
+"""The few things that the async and the sync SDK do differently, in pairs. scripts/unasync.py swaps the names."""
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import IO, Any, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+_END: Any = object()
+
+
+async def async_run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A blocking call (files on the local disk), off the event loop."""
+    from functools import partial
+
+    import anyio.to_thread
+
+    return await anyio.to_thread.run_sync(partial(function, *args, **kwargs))
+
+
+def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return function(*args, **kwargs)
+
+
+async def async_sleep(seconds: float) -> None:
+    import anyio
+
+    await anyio.sleep(seconds)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def async_iterate(items: Iterator[T]) -> AsyncIterator[T]:
+    """A blocking iterator, each step off the event loop."""
+    while (item := await async_run(next, items, _END)) is not _END:
+        yield cast(T, item)
+
+
+def iterate(items: Iterator[T]) -> Iterator[T]:
+    return items
+
+
+def _blocks(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
+    reader = getattr(source, "read", None)
+    if reader is None:
+        yield from source
+        return
+    while block := reader(CHUNK):
+        yield block.encode() if isinstance(block, str) else block
+
+
+async def async_chunks(source: IO[bytes] | Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Bytes to upload, from an open file or an iterable of either kind."""
+    if hasattr(source, "__aiter__"):
+        async for block in cast(AsyncIterable[bytes], source):
+            yield block
+    else:
+        async for block in async_iterate(_blocks(source)):
+            yield block
+
+
+def chunks(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
+    return _blocks(source)
+
+
+def async_scope() -> Any:
+    """What a default client belongs to: the running event loop, since its connections do."""
+    import asyncio
+
+    return asyncio.get_running_loop()
+
+
+class _Process:
+    """The sync default client belongs to the process; a fork gets a new one."""
+
+
+_process = _Process()
+
+
+def scope() -> Any:
+    return _process
+
+
+def _after_fork() -> None:
+    global _process
+    _process = _Process()
+
+
+def _register() -> None:
+    import os
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+_register()

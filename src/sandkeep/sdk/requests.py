@@ -1,0 +1,115 @@
+"""Request bodies as plain functions, shared by the async and the sync SDK. Only what was given is sent."""
+
+import base64
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandkeep.sdk.errors import InvalidArgument
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def encoded(body: Any) -> bytes:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def seconds(value: float | str) -> float:
+    """Seconds from a number or from text like 30s, 5m, 1h30m. Raises InvalidArgument.
+
+    Only for deadlines that the SDK itself keeps; what the server keeps is sent as written.
+    """
+    if not isinstance(value, str):
+        return float(value)
+    text = value.strip().lower()
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise InvalidArgument(f"{value!r} is not a duration", hint="write seconds, or like 30s, 5m, 1h30m")
+    return sum(float(number) * _UNIT[unit] for number, unit in parts)
+
+
+def exec_body(
+    command: str | Sequence[str],
+    *,
+    user: str | None,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    timeout: float | str | None,
+    stdin: str | bytes | None,
+    no_resume: bool,
+) -> bytes:
+    """An ExecRequest."""
+    body: dict[str, Any] = {"command": command if isinstance(command, str) else list(command)}
+    if user is not None:
+        body["user"] = user
+    if cwd is not None:
+        body["cwd"] = cwd
+    if env:
+        body["env"] = dict(env)
+    if timeout is not None:
+        body["timeout"] = timeout
+    if isinstance(stdin, bytes):
+        body["stdin"] = base64.b64encode(stdin).decode()
+        body["stdin_encoding"] = "base64"
+    elif stdin is not None:
+        body["stdin"] = stdin
+    if no_resume:
+        body["no_resume"] = True
+    return encoded(body)
+
+
+def start_message(
+    command: str | Sequence[str],
+    *,
+    tag: str,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    timeout: float | str | None,
+    stdin: bool,
+    pty: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """The agent's StartRequest. A shell line runs by a login bash, as the server's exec does. `pty`: columns, rows."""
+    argv = ["/bin/bash", "-l", "-c", command] if isinstance(command, str) else list(command)
+    if not argv:
+        raise InvalidArgument("the command is empty")
+    process = given(cmd=argv[0], args=argv[1:], envs=dict(env) if env else None, cwd=cwd)
+    message: dict[str, Any] = {"process": process, "tag": tag, "stdin": stdin, "detached": True, "offset": 0}
+    if timeout is not None:
+        message["timeoutMs"] = max(1, round(seconds(timeout) * 1000))
+    if pty is not None:
+        message["pty"] = pty_size(*pty)
+    return message
+
+
+def pty_size(columns: int, rows: int) -> dict[str, Any]:
+    return {"size": {"cols": columns, "rows": rows}}
+
+
+def fresh_tag() -> str:
+    """Names one process for good: a pid may be given again after a stop, a tag is not."""
+    return f"sdk-{secrets.token_hex(10)}"
+
+
+def fresh_key() -> str:
+    """An Idempotency-Key."""
+    return secrets.token_hex(16)
+
+
+def signal_name(signal: int | str) -> str | int:
+    """As the agent wants it: a number stays one, SIGINT or INT becomes SIGNAL_SIGINT."""
+    if isinstance(signal, int):
+        return int(signal)
+    name = signal.upper().removeprefix("SIGNAL_")
+    return f"SIGNAL_{name if name.startswith('SIG') else 'SIG' + name}"
