@@ -151,7 +151,7 @@ class Supervisor:
     def _failed(self, operation: OperationRef, sandbox_id: str, verb: str, error: BaseException) -> None:
         """Remember the outcome, and go on watching the machine if it still is the sandbox's."""
         record = self._parts.records.sandboxes[sandbox_id]
-        failure = {"code": "internal", "message": str(error) or type(error).__name__, "hint": None}
+        failure: dict[str, Any] = {"code": "internal", "message": str(error) or type(error).__name__, "hint": None}
         if isinstance(error, SandkeepError):
             failure = {"code": error.code, "message": error.message, "hint": error.hint}
         self._parts.records.save(replace(record, epoch=operation.epoch).with_outcome(operation.id, failure))

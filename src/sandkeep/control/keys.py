@@ -1,0 +1,72 @@
+"""API keys: made, proved, revoked. A key is `sk_` and 43 characters; only its SHA-256 is kept."""
+
+import hashlib
+import secrets
+
+from sandkeep.contracts.clock import Clock
+from sandkeep.control.events import Events
+from sandkeep.domain.errors import InvalidArgument, NotFound, Unauthenticated
+from sandkeep.domain.event import EventKind
+from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.principal import Key, Principal
+from sandkeep.store import keys as store
+
+DEFAULT_PROJECT = "default"
+_LONGEST = 128
+
+
+class Keys:
+    def __init__(self, events: Events, clock: Clock) -> None:
+        self._events = events
+        self._clock = clock
+        self._proved: dict[str, Principal] = {}
+
+    async def default_project(self) -> str:
+        """The id of the default project, made when missing."""
+        async with self._events.change() as ledger:
+            found = await store.project_by_name(ledger.transaction, DEFAULT_PROJECT)
+            if found is None:
+                found = new_id(IdKind.PROJECT)
+                await store.add_project(ledger.transaction, found, DEFAULT_PROJECT, self._clock.now())
+            return found
+
+    async def create(self, project_id: str, name: str) -> tuple[Key, str]:
+        """The key and its secret, which nobody can see again."""
+        if not 1 <= len(name) <= 200 or not name.isprintable():
+            raise InvalidArgument("a key's name has 1 to 200 printable characters", field="name")
+        secret = "sk_" + secrets.token_urlsafe(32)
+        key = Key(new_id(IdKind.KEY), project_id, name, secret[:9], self._clock.now())
+        async with self._events.change() as ledger:
+            await store.add(ledger.transaction, key, _digest(secret))
+            await ledger.tell(EventKind.KEY_CREATED, project_id, key.id, name=name)
+        return key, secret
+
+    async def prove(self, secret: str) -> Principal:
+        """Raises Unauthenticated. The look-up is by digest, so timing tells nothing of the secret."""
+        if not secret.startswith("sk_") or len(secret) > _LONGEST:
+            raise Unauthenticated("this is not an API key", hint="keys begin with sk_; see sandkeep key create")
+        digest = _digest(secret)
+        known = self._proved.get(digest)
+        if known:
+            return known
+        async with self._events.change() as ledger:
+            key = await store.by_digest(ledger.transaction, digest)
+        if key is None:
+            raise Unauthenticated("the API key is unknown or was revoked", hint="make one: sandkeep key create NAME")
+        self._proved[digest] = principal = Principal(key.id, key.project_id)
+        return principal
+
+    async def list(self, project_id: str) -> list[Key]:
+        async with self._events.change() as ledger:
+            return await store.page(ledger.transaction, project_id)
+
+    async def revoke(self, project_id: str, key_id: str) -> None:
+        async with self._events.change() as ledger:
+            if not await store.revoke(ledger.transaction, project_id, key_id, self._clock.now()):
+                raise NotFound(f"there is no active key {key_id}", hint="sandkeep key list")
+            await ledger.tell(EventKind.KEY_REVOKED, project_id, key_id)
+        self._proved = {digest: p for digest, p in self._proved.items() if p.key_id != key_id}
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

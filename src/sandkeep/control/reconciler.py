@@ -1,0 +1,190 @@
+"""The reconciler: what crashes, deadlines, timers and orphans leave. Nothing here is needed to make a request fast."""
+
+from dataclasses import replace
+
+import anyio
+
+from sandkeep.contracts.clock import Clock
+from sandkeep.contracts.runner import NodeInfo, Runner
+from sandkeep.control.events import Events
+from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.templates import BUILD_LABEL, Templates
+from sandkeep.domain.errors import SandkeepError
+from sandkeep.domain.event import EventKind
+from sandkeep.domain.node import Fact, FactKind, Observed
+from sandkeep.domain.sandbox import DEADLINES, TRANSITIONAL, Hold, OnExpiry, Persistence, Phase, Sandbox
+from sandkeep.lib.retry import delays
+from sandkeep.store import idempotency as idempotency_store
+from sandkeep.store import nodes as node_store
+from sandkeep.telemetry.log import log
+
+_TICK = 1.0
+_FULL_EVERY = 15.0
+
+_FACT_EVENT = {
+    FactKind.MACHINE_EXITED: EventKind.SANDBOX_EXITED,
+    FactKind.OUT_OF_MEMORY: EventKind.SANDBOX_OUT_OF_MEMORY,
+    FactKind.RESTORED_FROM_DISK: EventKind.SANDBOX_STOPPED,
+}
+
+
+class Reconciler:
+    def __init__(
+        self,
+        events: Events,
+        sandboxes: Sandboxes,
+        templates: Templates,
+        runner: Runner,
+        clock: Clock,
+        default_project: str,
+    ) -> None:
+        self._events = events
+        self._sandboxes = sandboxes
+        self._templates = templates
+        self._runner = runner
+        self._clock = clock
+        self._default_project = default_project
+        self.node: NodeInfo | None = None
+
+    async def run(self) -> None:
+        """Until cancelled: stay connected to the node, and look after timers and deadlines."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_connected)
+            tasks.start_soon(self._timers)
+
+    # -- the node
+
+    async def _keep_connected(self) -> None:
+        waits = delays(0.05, cap=2.0)
+        while True:
+            try:
+                node = await self._runner.handshake()
+                self._sandboxes.unreach_all()
+                await self._templates.reconcile(self._default_project)
+                await self.compare(first=self.node is None)
+                self.node = node
+                log("runner.connected", node=node.node_id, version=node.version)
+                waits = delays(0.05, cap=2.0)
+                await self._follow(node)
+            except SandkeepError as error:
+                if self.node is not None:
+                    log("runner.lost", "warning", error=error.message)
+            self.node = None
+            await anyio.sleep(next(waits))
+
+    async def _follow(self, node: NodeInfo) -> None:
+        """Facts of the node as they come; returns or raises when the connection ends."""
+        async with self._events.change() as ledger:
+            last = await node_store.last_fact(ledger.transaction, node.node_id)
+        async for fact in self._runner.watch(last):
+            await self._take(fact)
+            async with self._events.change() as ledger:
+                await node_store.save_last_fact(
+                    ledger.transaction, node.node_id, self._default_project, fact.seq
+                )
+            await self._runner.acknowledge(fact.seq)
+
+    async def _take(self, fact: Fact) -> None:
+        sandbox = await self._sandboxes.by_id(fact.sandbox_id or "")
+        if sandbox is None:
+            return
+        if fact.data.get("deleted"):
+            await self._sandboxes.forget(sandbox, f"ephemeral: {fact.data.get('reason', 'its machine ended')}")
+            return
+        kind = _FACT_EVENT.get(fact.kind)
+        if kind is None:
+            return
+        observed = await self._runner.show(sandbox.id)
+        if observed and not self._sandboxes.busy(sandbox.id) and observed.phase not in TRANSITIONAL:
+            await self._sandboxes.settle(sandbox, observed, kind)
+
+    async def compare(self, *, first: bool) -> None:
+        """Every sandbox in the store against the node. `first`: after a restart, when no change is under way here."""
+        seen = {observed.id: observed for observed in await self._runner.sandboxes()}
+        for sandbox in await self._sandboxes.everywhere():
+            if self._sandboxes.busy(sandbox.id):
+                continue
+            try:
+                await self._settle(sandbox, seen.get(sandbox.id), first=first)
+            except SandkeepError as error:
+                log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)
+
+    async def _settle(self, sandbox: Sandbox, observed: Observed | None, *, first: bool) -> None:
+        phase = sandbox.status.phase
+        age = self._clock.now() - sandbox.status.since
+        overdue = first or not 0 <= age < DEADLINES.get(phase, 0)
+        if phase is Phase.DELETING:
+            if overdue:
+                await self._sandboxes.finish_delete(sandbox)
+            return
+        if first and BUILD_LABEL in sandbox.spec.labels:
+            await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason="its template build was interrupted")
+            return
+        if observed is not None and observed.phase is Phase.DELETED:
+            await self._sandboxes.forget(sandbox, observed.reason or "deleted on the node")
+            return
+        if phase is Phase.NEW or phase in TRANSITIONAL:
+            if not overdue:
+                return
+            if observed is None:
+                if sandbox.epoch == 1:
+                    await self._sandboxes.forget(sandbox, "its creation was interrupted and undone")
+                else:
+                    await self._lost(sandbox)
+                return
+            if observed.phase not in TRANSITIONAL:
+                log("reconcile.acted", sandbox=sandbox.id, was=phase, now=observed.phase)
+                await self._sandboxes.settle(sandbox, observed)
+            return
+        if observed is None:
+            if phase is not Phase.FAILED:
+                await self._lost(sandbox)
+        elif observed.phase not in TRANSITIONAL and (observed.phase, observed.hold) != (phase, sandbox.status.hold):
+            log("reconcile.acted", sandbox=sandbox.id, was=phase, now=observed.phase)
+            await self._sandboxes.settle(sandbox, observed)
+
+    async def _lost(self, sandbox: Sandbox) -> None:
+        reason = "the node has no record of it"
+        lost = Observed(sandbox.id, sandbox.epoch, Phase.FAILED, None, reason, sandbox.status.conditions)
+        await self._sandboxes.settle(sandbox, lost)
+
+    # -- timers
+
+    async def _timers(self) -> None:
+        last = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(_TICK)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for sandbox in await self._sandboxes.expired():
+                        tasks.start_soon(self._expire, sandbox)
+                if self._clock.monotonic() - last >= _FULL_EVERY and self.node is not None:
+                    last = self._clock.monotonic()
+                    await self.compare(first=False)
+                    async with self._events.change() as ledger:
+                        await idempotency_store.forget(
+                            ledger.transaction, self._clock.now() - idempotency_store.KEPT
+                        )
+            except SandkeepError as error:
+                log("reconcile.failed", "warning", error=error.message)
+
+    async def _expire(self, sandbox: Sandbox) -> None:
+        """Its lifetime ended: the rule that its owner set decides."""
+        if sandbox.status.phase in TRANSITIONAL or self.node is None:
+            return
+        project, persistence = sandbox.project_id, sandbox.spec.persistence
+        try:
+            if sandbox.spec.lifetime.on_expiry is OnExpiry.DELETE or persistence is Persistence.EPHEMERAL:
+                why = "its lifetime ended" if sandbox.spec.lifetime.grace is None else "its client vanished"
+                await self._sandboxes.delete(project, sandbox.id, reason=why)
+                return
+            if sandbox.status.phase is Phase.RUNNING or sandbox.status.hold is Hold.MEMORY:
+                if persistence is Persistence.FULL:
+                    await self._sandboxes.pause(project, sandbox.id, Hold.DISK, None)
+                else:
+                    await self._sandboxes.stop(project, sandbox.id)
+            current = await self._sandboxes.by_id(sandbox.id)
+            if current:
+                await self._sandboxes.clear_expiry(replace(current))
+        except SandkeepError as error:
+            log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)

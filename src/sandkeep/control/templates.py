@@ -1,0 +1,190 @@
+"""Templates: built step by step inside a sandbox of their own, kept under a name.
+
+A build is a task of the server. If the server dies, the build is failed at the next start and its sandbox deleted.
+"""
+
+from dataclasses import replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from sandkeep.contracts.clock import Clock
+from sandkeep.contracts.guest import ExecRequest, Guest
+from sandkeep.contracts.runner import Runner
+from sandkeep.control.events import Events
+from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.domain.errors import InUse, NotFound, SandkeepError
+from sandkeep.domain.event import EventKind
+from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.names import check_name
+from sandkeep.domain.node import OperationRef, TemplateOnNode
+from sandkeep.domain.sandbox import Limits, Persistence, RuntimeKind, Spec
+from sandkeep.domain.template import Template, TemplatePhase
+from sandkeep.store import sandboxes as sandbox_store
+from sandkeep.store import templates as store
+
+BUILD_LABEL = "sandkeep.build"
+_LOG_LIMIT = 256 << 10
+
+
+class Templates:
+    def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner, guest: Guest, clock: Clock) -> None:
+        self._events = events
+        self._sandboxes = sandboxes
+        self._runner = runner
+        self._guest = guest
+        self._clock = clock
+        self._tasks: TaskGroup | None = None
+
+    def start(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+
+    async def get(self, project_id: str, reference: str) -> Template:
+        async with self._events.change() as ledger:
+            found = await store.get(ledger.transaction, project_id, reference)
+        if found is None:
+            raise NotFound(f"there is no template {reference[:64]!r}", hint="sandkeep template list shows them")
+        return found
+
+    async def list(self, project_id: str) -> list[Template]:
+        async with self._events.change() as ledger:
+            return await store.page(ledger.transaction, project_id)
+
+    async def build(
+        self,
+        project_id: str,
+        name: str,
+        parent: str,
+        steps: list[str],
+        *,
+        runtime: RuntimeKind,
+        limits: Limits,
+        step_timeout: float,
+    ) -> Template:
+        """Answers at once with the template in phase `building`. Raises NotFound, AlreadyExists, InvalidArgument."""
+        check_name(name)
+        limits.check()
+        origin = await self.get(project_id, parent)
+        template = Template(
+            id=new_id(IdKind.TEMPLATE),
+            project_id=project_id,
+            name=name,
+            phase=TemplatePhase.BUILDING,
+            created_at=self._clock.now(),
+            parent=origin.id,
+            steps=tuple(steps),
+        )
+        async with self._events.change() as ledger:
+            earlier = await store.get(ledger.transaction, project_id, name)
+            if earlier and earlier.phase is TemplatePhase.FAILED:
+                await store.remove(ledger.transaction, earlier.id)
+            await store.add(ledger.transaction, template)
+            await ledger.tell(EventKind.TEMPLATE_BUILD_STARTED, project_id, template.id, name=name)
+        spec = Spec(
+            template=origin.name,
+            template_name=origin.name,
+            runtime=runtime,
+            persistence=Persistence.VOLUME,
+            limits=limits,
+            labels={BUILD_LABEL: template.id},
+        )
+        assert self._tasks is not None
+        self._tasks.start_soon(self._build, template, spec, step_timeout)
+        return template
+
+    async def _build(self, template: Template, spec: Spec, step_timeout: float) -> None:
+        sandbox_id = None
+        try:
+            sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None)
+            sandbox_id = sandbox.id
+            for number, step in enumerate(template.steps, 1):
+                template = await self._note(template, f"[{number}/{len(template.steps)}] {step}\n")
+                reached = await self._sandboxes.reach(template.project_id, sandbox_id, wake=False)
+                done = await self._guest.exec(
+                    reached.endpoint,
+                    ExecRequest(("/bin/bash", "-lc", step), user="root", cwd="/", timeout=step_timeout),
+                )
+                template = await self._note(template, (done.stdout + done.stderr).decode(errors="replace"))
+                if done.exit_code:
+                    why = "ran out of time" if done.timed_out else f"ended with {done.exit_code}"
+                    await self._fail(template, f"step {number} {why}: {step[:200]}")
+                    return
+            await self._sandboxes.stop(template.project_id, sandbox_id)
+            made = await self._runner.make_template(
+                OperationRef(new_id(IdKind.OPERATION), 0),
+                sandbox_id,
+                TemplateOnNode(template.id, template.name, template.created_at, 0, template.parent),
+            )
+            ready = replace(template, phase=TemplatePhase.READY, size=made.size)
+            async with self._events.change() as ledger:
+                await store.save(ledger.transaction, ready)
+                await ledger.tell(EventKind.TEMPLATE_READY, template.project_id, template.id, name=template.name)
+        except SandkeepError as error:
+            await self._fail(template, error.message)
+        finally:
+            if sandbox_id:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(30):
+                    await self._discard(template.project_id, sandbox_id)
+
+    async def _discard(self, project_id: str, sandbox_id: str) -> None:
+        try:
+            await self._sandboxes.delete(project_id, sandbox_id, reason="its template build ended")
+        except SandkeepError:
+            pass  # gone already, or the reconciler finishes the deletion
+
+    async def _note(self, template: Template, text: str) -> Template:
+        noted = replace(template, log=(template.log + text)[-_LOG_LIMIT:])
+        async with self._events.change() as ledger:
+            await store.save(ledger.transaction, noted)
+        return noted
+
+    async def _fail(self, template: Template, reason: str) -> None:
+        async with self._events.change() as ledger:
+            await store.save(ledger.transaction, replace(template, phase=TemplatePhase.FAILED, reason=reason))
+            await ledger.tell(
+                EventKind.TEMPLATE_FAILED, template.project_id, template.id, reason, name=template.name
+            )
+
+    async def delete(self, project_id: str, reference: str) -> None:
+        """Raises InUse while sandboxes were made from it."""
+        template = await self.get(project_id, reference)
+        async with self._events.change() as ledger:
+            users = await sandbox_store.made_from(ledger.transaction, template.id)
+            if users:
+                raise InUse(
+                    f"{len(users)} sandboxes were made from {template.name}",
+                    hint="delete them first: sandkeep list",
+                    sandboxes=users[:20],
+                )
+            if template.phase is TemplatePhase.BUILDING:
+                raise InUse(f"{template.name} is being built", hint="wait until the build has ended")
+            await store.save(ledger.transaction, replace(template, phase=TemplatePhase.DELETING))
+        await self.finish_delete(template)
+
+    async def finish_delete(self, template: Template) -> None:
+        await self._runner.delete_template(OperationRef(new_id(IdKind.OPERATION), 0), template.id)
+        async with self._events.change() as ledger:
+            await store.remove(ledger.transaction, template.id)
+            await ledger.tell(EventKind.TEMPLATE_DELETED, template.project_id, template.id, name=template.name)
+
+    async def reconcile(self, default_project: str) -> None:
+        """Builds that a crash interrupted fail, deletions are finished, and templates that the node alone knows
+        (setup makes `base` there) come under our control."""
+        async with self._events.change() as ledger:
+            known = {template.id: template for template in await store.everywhere(ledger.transaction)}
+        on_node = {template.id: template for template in await self._runner.templates()}
+        for template in known.values():
+            if template.phase is TemplatePhase.BUILDING:
+                await self._fail(template, "the server stopped during the build")
+            elif template.phase is TemplatePhase.DELETING:
+                await self.finish_delete(template)
+        for found in on_node.values():
+            if found.id in known:
+                continue
+            template = Template(
+                found.id, default_project, found.name, TemplatePhase.READY, found.created_at, found.size, found.parent
+            )
+            async with self._events.change() as ledger:
+                if await store.get(ledger.transaction, default_project, found.name) is None:
+                    await store.add(ledger.transaction, template)
+                    await ledger.tell(EventKind.TEMPLATE_READY, default_project, found.id, name=found.name)

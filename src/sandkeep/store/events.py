@@ -1,0 +1,39 @@
+"""Events in the database."""
+
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sandkeep.domain.event import Event, EventKind
+from sandkeep.store.tables import events as table
+
+
+async def add(
+    connection: AsyncConnection,
+    *,
+    project_id: str,
+    at: float,
+    kind: EventKind,
+    subject: str,
+    reason: str,
+    data: dict[str, Any],
+) -> Event:
+    done = await connection.execute(
+        insert(table).values(
+            project_id=project_id, at=at, kind=str(kind), subject=subject, reason=reason, data=data
+        )
+    )
+    assert done.inserted_primary_key is not None
+    return Event(done.inserted_primary_key[0], project_id, at, kind, subject, reason, data)
+
+
+async def page(
+    connection: AsyncConnection, project_id: str, *, after: int, limit: int, subject: str | None = None
+) -> list[Event]:
+    """In order, those above `after`."""
+    conditions = [table.c.project_id == project_id, table.c.seq > after]
+    if subject:
+        conditions.append(table.c.subject == subject)
+    rows = await connection.execute(select(table).where(*conditions).order_by(table.c.seq).limit(limit))
+    return [Event(r.seq, r.project_id, r.at, EventKind(r.kind), r.subject, r.reason, r.data) for r in rows]

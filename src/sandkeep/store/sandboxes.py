@@ -1,0 +1,166 @@
+"""Sandboxes in the database."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from sandkeep.domain.errors import AlreadyExists
+from sandkeep.domain.sandbox import (
+    Condition,
+    ConditionKind,
+    Hold,
+    Lifetime,
+    Limits,
+    NetworkMode,
+    OnExpiry,
+    Persistence,
+    Phase,
+    RuntimeKind,
+    Sandbox,
+    Spec,
+    Status,
+)
+from sandkeep.store.tables import sandboxes as table
+
+
+def _row(sandbox: Sandbox) -> dict[str, Any]:
+    spec, status = sandbox.spec, sandbox.status
+    return {
+        "id": sandbox.id,
+        "project_id": sandbox.project_id,
+        "name": sandbox.name,
+        "template": spec.template,
+        "template_name": spec.template_name,
+        "runtime": spec.runtime,
+        "persistence": spec.persistence,
+        **asdict(spec.limits),
+        "env": spec.env,
+        "labels": spec.labels,
+        "network": spec.network,
+        **asdict(spec.lifetime),
+        "pause_or_disk": spec.pause_or_disk,
+        "phase": status.phase,
+        "hold": status.hold,
+        "reason": status.reason,
+        "since": status.since,
+        "conditions": [asdict(condition) for condition in status.conditions],
+        "epoch": sandbox.epoch,
+        "operation": sandbox.operation,
+        "created_at": sandbox.created_at,
+        "updated_at": sandbox.updated_at,
+        "expires_at": sandbox.expires_at,
+    }
+
+
+def _sandbox(row: Any) -> Sandbox:
+    return Sandbox(
+        id=row.id,
+        project_id=row.project_id,
+        name=row.name,
+        spec=Spec(
+            template=row.template,
+            template_name=row.template_name,
+            runtime=RuntimeKind(row.runtime),
+            persistence=Persistence(row.persistence),
+            limits=Limits(row.cpus, row.memory, row.disk, row.pids),
+            env=row.env,
+            labels=row.labels,
+            network=NetworkMode(row.network),
+            lifetime=Lifetime(row.ttl, OnExpiry(row.on_expiry), row.grace),
+            pause_or_disk=row.pause_or_disk,
+        ),
+        status=Status(
+            phase=Phase(row.phase),
+            hold=Hold(row.hold) if row.hold else None,
+            reason=row.reason,
+            since=row.since,
+            conditions=tuple(
+                Condition(ConditionKind(c["kind"]), c["value"], c["reason"], c["at"]) for c in row.conditions
+            ),
+        ),
+        epoch=row.epoch,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+        operation=row.operation,
+    )
+
+
+async def add(connection: AsyncConnection, sandbox: Sandbox) -> None:
+    """Raises AlreadyExists when the name is taken."""
+    try:
+        await connection.execute(insert(table).values(_row(sandbox)))
+    except IntegrityError as error:
+        raise AlreadyExists(f"a sandbox named {sandbox.name} exists") from error
+
+
+async def save(connection: AsyncConnection, sandbox: Sandbox, expected_epoch: int) -> bool:
+    """Write all of it, if nobody has begun another operation since `expected_epoch`. False: somebody has."""
+    done = await connection.execute(
+        update(table).where(table.c.id == sandbox.id, table.c.epoch == expected_epoch).values(_row(sandbox))
+    )
+    return done.rowcount == 1
+
+
+async def get(connection: AsyncConnection, project_id: str, reference: str) -> Sandbox | None:
+    """By id or by name, within the project."""
+    row = (
+        await connection.execute(
+            select(table).where(
+                table.c.project_id == project_id, or_(table.c.id == reference, table.c.name == reference)
+            )
+        )
+    ).first()
+    return _sandbox(row) if row else None
+
+
+async def by_id(connection: AsyncConnection, sandbox_id: str) -> Sandbox | None:
+    row = (await connection.execute(select(table).where(table.c.id == sandbox_id))).first()
+    return _sandbox(row) if row else None
+
+
+async def remove(connection: AsyncConnection, sandbox_id: str) -> None:
+    await connection.execute(delete(table).where(table.c.id == sandbox_id))
+
+
+async def page(
+    connection: AsyncConnection,
+    project_id: str,
+    *,
+    limit: int,
+    after: tuple[float, str] | None,
+    labels: dict[str, str],
+    phases: list[Phase],
+    name: str | None,
+) -> list[Sandbox]:
+    """Newest first; `after`: (created_at, id) of the last one seen."""
+    conditions = [table.c.project_id == project_id]
+    if after:
+        at, identifier = after
+        conditions.append(or_(table.c.created_at < at, and_(table.c.created_at == at, table.c.id > identifier)))
+    if phases:
+        conditions.append(table.c.phase.in_([str(phase) for phase in phases]))
+    if name is not None:
+        conditions.append(table.c.name == name)
+    conditions += [table.c.labels[key].as_string() == value for key, value in labels.items()]
+    rows = await connection.execute(
+        select(table).where(*conditions).order_by(table.c.created_at.desc(), table.c.id).limit(limit)
+    )
+    return [_sandbox(row) for row in rows]
+
+
+async def everywhere(connection: AsyncConnection) -> list[Sandbox]:
+    """All of all projects: for the reconciler."""
+    return [_sandbox(row) for row in await connection.execute(select(table))]
+
+
+async def expired(connection: AsyncConnection, now: float) -> list[Sandbox]:
+    rows = await connection.execute(select(table).where(table.c.expires_at <= now))
+    return [_sandbox(row) for row in rows]
+
+
+async def made_from(connection: AsyncConnection, template_id: str) -> list[str]:
+    return [row.id for row in await connection.execute(select(table.c.id).where(table.c.template == template_id))]

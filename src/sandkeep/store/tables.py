@@ -1,0 +1,110 @@
+"""All tables on one page. Times are seconds since the epoch, sizes bytes; `project_id` is in every one."""
+
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, UniqueConstraint, text
+
+metadata = MetaData()
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("name", String(40), nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("project_id", String(24), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("project_id", String(24), nullable=False),
+    Column("name", String(40)),
+    Column("template", String(24), nullable=False),
+    Column("template_name", String(40), nullable=False),
+    Column("runtime", String(16), nullable=False),
+    Column("persistence", String(16), nullable=False),
+    Column("cpus", Float, nullable=False),
+    Column("memory", Integer, nullable=False),
+    Column("disk", Integer, nullable=False),
+    Column("pids", Integer, nullable=False),
+    Column("env", JSON, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("network", String(16), nullable=False),
+    Column("ttl", Float),
+    Column("on_expiry", String(16), nullable=False),
+    Column("grace", Float),
+    Column("pause_or_disk", Boolean, nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("hold", String(16)),
+    Column("reason", String, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("conditions", JSON, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("operation", String(24)),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("expires_at", Float),
+    UniqueConstraint("project_id", "name", name="sandbox_name"),
+    Index("sandbox_page", "project_id", "created_at", "id"),
+    Index("sandbox_expiry", "expires_at", sqlite_where=text("expires_at IS NOT NULL")),
+)
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("project_id", String(24), nullable=False),
+    Column("name", String(40), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("parent", String(24)),
+    Column("steps", JSON, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("log", String, nullable=False),
+    UniqueConstraint("project_id", "name", name="template_name"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("project_id", String(24), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("subject", String(24), nullable=False),
+    Column("reason", String, nullable=False),
+    Column("data", JSON, nullable=False),
+    Index("event_subject", "subject", "seq"),
+    Index("event_project", "project_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("project_id", String(24), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("subject", String(24), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("project_id", String(24), nullable=False),
+    Column("last_fact", Integer, nullable=False),
+)
