@@ -1,0 +1,1 @@
+"""Isolation technologies behind contracts.runtime: runc and runsc share only _oci."""

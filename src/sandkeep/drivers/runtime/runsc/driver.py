@@ -1,0 +1,266 @@
+"""The gVisor driver: the guest's kernel is a process of the host, which can also write its guest's memory to disk."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import anyio
+from anyio.to_thread import run_sync
+
+from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage
+from sandkeep.domain.capability import RuntimeCapabilities
+from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError, Unsupported
+from sandkeep.domain.sandbox import Hold, Limits, Persistence, RuntimeKind
+from sandkeep.drivers.runtime._oci.cgroup import Groups
+from sandkeep.drivers.runtime._oci.config import config
+from sandkeep.drivers.runtime._oci.folders import Folders
+from sandkeep.drivers.runtime._oci.layout import detect
+from sandkeep.drivers.runtime._oci.limits import for_gvisor
+from sandkeep.drivers.runtime._oci.machines import Machines, Runtime
+from sandkeep.drivers.runtime.runsc import build, command, control, reasons, state
+from sandkeep.lib import process
+from sandkeep.lib.files import sync_folder
+
+_BOOT_TIMEOUT, _SAVE_TIMEOUT, _RESTORE_TIMEOUT = 60.0, 240.0, 280.0
+_PAUSED = "paused"
+"""Marker in the bundle: gVisor was told to pause once more than to resume. It is written first, since a resume too many
+would end the sandbox, and a restarted runner cannot ask."""
+
+
+class GvisorRuntime:
+    """run_folder: of the instance, on a tmpfs; binary: runsc; cgroup_parent: such as `sandkeep-<instance>`, below which
+    `gvisor/<machine id>` is made; platform: auto, ptrace or systrap."""
+
+    def __init__(self, run_folder: Path, binary: Path, cgroup_parent: str, platform: str = build.AUTO) -> None:
+        self._binary = binary
+        self._parent = cgroup_parent
+        self._platform = platform
+        self._folders = Folders(run_folder / "runsc")
+        self._opened: Machines | None = None
+        self._build: build.Build | None = None
+        self.capabilities = _unavailable("it was not opened")
+
+    async def open(self) -> None:
+        try:
+            version = await build.version(self._binary)
+            groups = Groups(detect(Path("/proc/self/mountinfo").read_text()), f"{self._parent}/gvisor")
+            await run_sync(groups.open)
+            await self._folders.open()
+            chosen = build.choose_platform(self._platform, Path("/proc/cpuinfo").read_text())
+            self._build = await run_sync(build.probe, self._binary, version, chosen)
+        except (SandkeepError, OSError, process.ProgramError) as error:
+            self.capabilities = _unavailable(str(error))
+            return
+        root = self._folders.state
+        runtime = Runtime(self._leaders, lambda: state.known(root), lambda name: state.forget(root, name))
+        self._opened = Machines(self._folders, groups, runtime)
+        self.capabilities = _capabilities(self._build)
+
+    async def close(self) -> None:
+        await self._folders.close()
+        if self._opened:
+            await run_sync(self._opened.groups.close)
+
+    @property
+    def _machines(self) -> Machines:
+        if self._opened is None:
+            raise Unsupported(f"gVisor cannot be used on this host: {self.capabilities.reason}")
+        return self._opened
+
+    def _leaders(self, machine_id: str) -> tuple[int, ...]:
+        container = state.load(self._folders.state, machine_id)
+        return (container.sentry, container.gofer) if container and container.gofer else ()
+
+    async def boot(self, plan: MachinePlan) -> None:
+        async with self._starting(plan) as bundle:
+            await self._start(plan, command.run(plan.id, bundle), _BOOT_TIMEOUT)
+
+    async def restore(self, plan: MachinePlan, folder: Path, image: MemoryImage) -> None:
+        self.check_image(image)
+        async with self._starting(plan) as bundle:
+            await self._start(plan, command.restore(plan.id, bundle, folder), _RESTORE_TIMEOUT)
+
+    @contextlib.asynccontextmanager
+    async def _starting(self, plan: MachinePlan) -> AsyncIterator[Path]:
+        """A bundle in a group; all of it goes away when the start fails or is cancelled."""
+        oci = config(plan, gvisor=True, nofile=build.open_files_limit())
+        if await run_sync(self._folders.bundle(plan.id).exists):
+            raise Conflict(f"there is a machine {plan.id} already")
+        try:
+            yield await self._machines.prepare(plan, oci, for_gvisor(plan.limits))
+        except BaseException:
+            await self._machines.kill(plan.id)
+            raise
+
+    async def _start(self, plan: MachinePlan, arguments: list[str], timeout: float) -> None:
+        bundle, online = self._folders.bundle(plan.id), build.online_cpus()
+        fstab, meminfo = bundle / "fstab", bundle / "meminfo"
+        meminfo.write_text(command.meminfo(plan.limits.memory))
+        fstab.write_text(command.fstab(meminfo))
+        cpus = command.visible_cpus(plan.limits.cpus, online)
+        group = self._machines.group(plan.id)
+        flags = command.global_flags(self._folders.state, self._checked_build.platform, self._folders.panic(plan.id))
+        prefix = command.launcher(fstab, group.entrances(), cpus)
+        await self._machines.run(plan.id, [*prefix, str(self._binary), *flags, *arguments], timeout)
+        if cpus:
+            await run_sync(_run_on, group.pids(), online)
+
+    @property
+    def _checked_build(self) -> build.Build:
+        if self._build is None:
+            raise Unsupported(f"gVisor cannot be used on this host: {self.capabilities.reason}")
+        return self._build
+
+    async def kill(self, machine_id: str) -> None:
+        await self._machines.kill(machine_id)
+
+    async def freeze(self, machine_id: str) -> None:
+        """By the kernel's freezer: it stops the guest's kernel, too, which otherwise uses CPU time for nothing, and it
+        can be read afterwards."""
+        await self._machines.freeze(machine_id)
+
+    async def thaw(self, machine_id: str) -> None:
+        await self._machines.thaw(machine_id)
+        marker = self._marker(machine_id)
+        if marker.exists():
+            await _translated(control.resume(self._socket(machine_id)))
+            marker.unlink(missing_ok=True)
+
+    def _marker(self, machine_id: str) -> Path:
+        return self._folders.bundle(machine_id) / _PAUSED
+
+    def _socket(self, machine_id: str) -> str:
+        container = state.load(self._folders.state, machine_id)
+        if container is None:
+            raise NotFound(f"machine {machine_id} does not run")
+        return container.socket
+
+    def _savable(self, machine_id: str) -> None:
+        if Hold.DISK not in self.capabilities.holds:
+            raise Unsupported(self.capabilities.unsupported.get("full", "memory cannot be saved here"))
+        self._machines.require(machine_id)
+
+    async def prepare_save(self, machine_id: str) -> None:
+        self._savable(machine_id)
+        if self._machines.group(machine_id).frozen:
+            raise Conflict(f"machine {machine_id} is frozen: thaw it before a save is prepared")
+        await self._checkpoint(machine_id, None)
+
+    async def _checkpoint(self, machine_id: str, folder: Path | None) -> None:
+        try:
+            await control.checkpoint(self._socket(machine_id), folder, timeout=_SAVE_TIMEOUT)
+        except control.CallFailedError as error:
+            sentence, hint = reasons.explain(str(error))
+            files = await run_sync(reasons.deleted_files, self._machines.require(machine_id)[0])
+            if files and "deleted" in sentence:
+                sentence += f" ({', '.join(files[:3])})"
+            raise PauseFailed(sentence, hint=hint, files=files[:20], gvisor=str(error)[:500]) from error
+
+    async def save(self, machine_id: str, folder: Path) -> MemoryImage:
+        self._savable(machine_id)
+        group, marker = self._machines.group(machine_id), self._marker(machine_id)
+        try:
+            if not marker.exists():
+                await run_sync(marker.touch)
+                await run_sync(group.thaw)
+                try:
+                    await control.pause(self._socket(machine_id))
+                except Internal:
+                    marker.unlink(missing_ok=True)
+                    raise
+            else:
+                await run_sync(group.thaw)
+            await self._checkpoint(machine_id, folder)
+        finally:
+            with anyio.CancelScope(shield=True):
+                if group.exists:
+                    await run_sync(group.freeze)
+        await run_sync(_sync, folder)
+        return MemoryImage(control.IMAGE_FILES, self._checked_build.requires())
+
+    def check_image(self, image: MemoryImage) -> None:
+        self._checked_build.check(image.requires)
+
+    async def set_limits(self, machine_id: str, limits: Limits) -> None:
+        """The guest goes on seeing the size with which it was booted."""
+        await self._machines.set_limits(machine_id, for_gvisor(limits))
+
+    async def machines(self) -> list[MachineState]:
+        return await self._machines.states() if self._opened else []
+
+    async def wait_exit(self, machine_id: str) -> str:
+        return await self._machines.wait_exit(machine_id)
+
+    async def usage(self, machine_id: str) -> MachineUsage | None:
+        return await self._machines.usage(machine_id)
+
+    async def log(self, machine_id: str, limit: int) -> str:
+        return await self._machines.log(machine_id, limit)
+
+
+async def _translated(call: Awaitable[None]) -> None:
+    try:
+        await call
+    except control.CallFailedError as error:
+        raise Internal(f"gVisor refused: {error}") from error
+
+
+def _run_on(pids: list[int], cpus: list[int]) -> None:
+    """Let every thread of these processes run on all processors. Twice: a thread may start another meanwhile."""
+    for _ in range(2):
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                for thread in os.listdir(f"/proc/{pid}/task"):
+                    with contextlib.suppress(OSError):
+                        os.sched_setaffinity(int(thread), cpus)
+
+
+def _sync(folder: Path) -> None:
+    for name in control.IMAGE_FILES:
+        fd = os.open(folder / name, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    sync_folder(folder)
+
+
+def _unavailable(reason: str) -> RuntimeCapabilities:
+    return RuntimeCapabilities(
+        kind=RuntimeKind.GVISOR,
+        available=False,
+        version="",
+        isolation=_ISOLATION,
+        trusted_code_only=False,
+        persistence=frozenset(),
+        holds=frozenset(),
+        reason=reason,
+    )
+
+
+_ISOLATION = "a kernel of its own in user space (gVisor); no system call of the guest reaches the host's kernel"
+
+
+def _capabilities(found: build.Build) -> RuntimeCapabilities:
+    tested = found.version in control.TESTED
+    notes = [f"platform {found.platform}"]
+    unsupported = {"nested_containers": "gVisor's guest has no cgroups and no devices of the host"}
+    if not tested:
+        known = ", ".join(sorted(control.TESTED))
+        unsupported["full"] = (
+            f"memory is saved by an internal interface, tested with gVisor {known}, not {found.version}"
+        )
+    return RuntimeCapabilities(
+        kind=RuntimeKind.GVISOR,
+        available=True,
+        version=found.version,
+        isolation=_ISOLATION,
+        trusted_code_only=False,
+        persistence=frozenset(Persistence)
+        if tested
+        else frozenset(Persistence) - {Persistence.FULL, Persistence.SNAPSHOT},
+        holds=frozenset(Hold) if tested else frozenset({Hold.MEMORY}),
+        unsupported=unsupported,
+        notes=tuple(notes),
+    )
