@@ -16,7 +16,8 @@ const TokenHeader = "X-Access-Token"
 
 const minToken = 16
 
-const refusal = "unauthorized access, please provide a valid access token or method signing if supported"
+// Refusal is what everybody without a token hears.
+const Refusal = "unauthorized access, please provide a valid access token or method signing if supported"
 
 // ErrWeakToken says that a token is too short to be one.
 var ErrWeakToken = errors.New("accessToken must have at least 16 characters")
@@ -79,7 +80,7 @@ func (g *Gate) check(r *http.Request) string {
 	case g.Matches(offered):
 		return ""
 	case r.URL.Path != "/files" || !g.HasToken():
-		return refusal
+		return Refusal
 	case offered != "":
 		return "access token present in header but does not match"
 	}

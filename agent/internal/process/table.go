@@ -29,6 +29,7 @@ type Table struct {
 	Reaper   *Reaper
 	Budget   *ring.Budget
 	settings *settings.Store
+	onStart  func()
 
 	mu       sync.Mutex
 	starting int
@@ -42,6 +43,9 @@ func NewTable(store *settings.Store) *Table {
 	t.Budget.OnPressure(t.emptyOldest)
 	return t
 }
+
+// OnStart sets what is told of every start.
+func (t *Table) OnStart(told func()) { t.onStart = told }
 
 // SetMemory sizes the rings' budget after the sandbox's memory.
 func (t *Table) SetMemory(total int64) {
@@ -75,6 +79,9 @@ func (t *Table) Start(spec Spec) (*Process, *ring.Reader, error) {
 	}
 	p.expireAfter(spec.Timeout)
 	close(registered)
+	if t.onStart != nil {
+		t.onStart()
+	}
 	return p, reader, nil
 }
 

@@ -3,6 +3,7 @@ package watch
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -33,8 +34,10 @@ type notifier struct {
 	root      string
 	recursive bool
 	folders   map[int32]string // watch descriptor -> path relative to root
-	// reported are entries of new directories found by looking, whose own event may still be queued.
-	reported map[string]bool
+	// reported are entries of new directories found by looking, whose own event may still be queued, with the number
+	// of the batch that was being handled then.
+	reported map[string]int
+	batch    int
 }
 
 func newNotifier(root string, recursive bool) (*notifier, error) {
@@ -42,7 +45,7 @@ func newNotifier(root string, recursive bool) (*notifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &notifier{file: os.NewFile(uintptr(fd), "inotify"), root: root, recursive: recursive, folders: map[int32]string{}, reported: map[string]bool{}}
+	n := &notifier{file: os.NewFile(uintptr(fd), "inotify"), root: root, recursive: recursive, folders: map[int32]string{}, reported: map[string]int{}}
 	if err := n.add("", nil); err != nil {
 		n.file.Close()
 		return nil, err
@@ -74,7 +77,7 @@ func (n *notifier) add(folder string, found func(Event)) error {
 	for _, entry := range entries {
 		name := filepath.Join(folder, entry.Name())
 		if found != nil {
-			n.reported[name] = true
+			n.reported[name] = n.batch
 			found(Event{name, Create})
 		}
 		if entry.IsDir() {
@@ -106,6 +109,7 @@ func (n *notifier) read(emit func(Event)) error {
 		if err != nil {
 			return err
 		}
+		n.batch++
 		for at := 0; at+syscall.SizeofInotifyEvent <= size; {
 			raw := (*syscall.InotifyEvent)(unsafe.Pointer(&buffer[at]))
 			at += syscall.SizeofInotifyEvent
@@ -119,7 +123,8 @@ func (n *notifier) read(emit func(Event)) error {
 			}
 		}
 		if size < len(buffer)/2 {
-			clear(n.reported) // the queue was emptied, so nothing reported can still come twice
+			// The queue was emptied, so what an earlier batch reported cannot come again.
+			maps.DeleteFunc(n.reported, func(_ string, batch int) bool { return batch < n.batch })
 		}
 	}
 }
@@ -141,7 +146,7 @@ func (n *notifier) handle(watch int32, what uint32, name string, emit func(Event
 	}
 	name = relative(folder, name)
 	kind := kindOf(what)
-	if kind == Create && n.reported[name] {
+	if _, seen := n.reported[name]; seen && kind == Create {
 		delete(n.reported, name)
 		return nil
 	}
