@@ -4,6 +4,7 @@ A namespace belongs to a thread. Each of these moves a thread of its own and let
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import threading
@@ -115,9 +116,9 @@ def share_mounts(folder: Path) -> None:
 
 
 def unshare_mounts(folder: Path) -> None:
-    """Undo `share_mounts`."""
-    if os.path.ismount(folder):
-        _check(_libc.umount2(os.fsencode(folder), _MNT_DETACH), "unmount")
+    """Undo `share_mounts`; nothing happens to a plain folder."""
+    if _libc.umount2(os.fsencode(folder), _MNT_DETACH) and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+        _check(-1, "unmount")
 
 
 def _propagates(folder: Path) -> bool:

@@ -4,6 +4,7 @@ Every sandbox sees 10.0.0.2/30 behind 10.0.0.1, so that a restored or forked one
 the host tells them apart by a unique address, translated statelessly on the host's end of the veth (kernel >= 5.16).
 """
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -29,6 +30,7 @@ _T = TypeVar("_T")
 
 _DEFAULT_MTU = 1500
 _THREADS = 4
+_GATHER = 0.05
 
 
 class NetnsNetworks:
@@ -42,15 +44,16 @@ class NetnsNetworks:
         self._owners: dict[int, str] = {}
         self._mtu = _DEFAULT_MTU
         self._lock = threading.Lock()
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._slow = anyio.CapacityLimiter(1)
+        self._departing: set[int] = set()
+        self._farewell: asyncio.Task[None] | None = None
 
     async def _work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         def locked() -> _T:
             with self._lock:
                 return function(*args, **kwargs)
 
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_THREADS)
         try:
             return await anyio.to_thread.run_sync(locked, limiter=self._limiter)
         except (NftError, OSError) as error:
@@ -70,12 +73,15 @@ class NetnsNetworks:
             self._mtu = host.uplink_mtu() or _DEFAULT_MTU
 
     async def close(self) -> None:
+        await self._departed()
         await self._work(self._close)
 
     def _close(self) -> None:
         settings = self.settings
-        for slot in self._attached():
+        slots = list(self._attached())
+        for slot in slots:
             self._dissolve(slot)
+        conntrack.end_flows([settings.address(slot) for slot in slots])
         with Netlink() as host:
             for slot in links.interfaces(settings):
                 links.delete_link(settings, host, slot)
@@ -103,6 +109,8 @@ class NetnsNetworks:
     async def attach(self, sandbox_id: str, slot: int, mode: NetworkMode, *, blocked: bool = False) -> Attachment:
         """Raises Conflict when the slot's network belongs to another sandbox."""
         self.settings.check_slot(slot)
+        if slot in self._departing:
+            await self._departed()  # it must not find the flows of the next one
         await self._work(self._attach, sandbox_id, slot, mode, blocked)
         return self.describe(sandbox_id, slot, mode)
 
@@ -152,14 +160,35 @@ class NetnsNetworks:
         return True
 
     async def detach(self, sandbox_id: str, slot: int) -> None:
-        """Peers of the sandbox's open TCP connections get a reset within a round trip; other flows are forgotten. The
-        link itself is reaped by the kernel within about 0.1 s, as soon as no process lives in the namespace."""
+        """When it returns nothing passes any more, and whatever a peer sends is reset. Right after, in the background
+        (finding a sandbox's flows takes the kernel 10 ms), peers that are silent are reset, too, and all other flows
+        forgotten. The kernel reaps the link within about 0.1 s, as soon as no process lives in the namespace."""
         self.settings.check_slot(slot)
-        await self._work(self._detach, sandbox_id, slot)
+        if await self._work(self._detach, sandbox_id, slot):
+            self._departing.add(slot)
+            if self._farewell is None or self._farewell.done():
+                self._farewell = asyncio.create_task(self._say_farewell())
 
-    def _detach(self, sandbox_id: str, slot: int) -> None:
-        if self._owners.get(slot) in (None, body(sandbox_id)):
+    def _detach(self, sandbox_id: str, slot: int) -> bool:
+        mine = self._owners.get(slot) in (None, body(sandbox_id))
+        if mine:
             self._dissolve(slot)
+        return mine
+
+    async def _say_farewell(self) -> None:
+        while self._departing:
+            # One walk through conntrack for a burst of them; it holds back the grace periods that detach waits for.
+            await asyncio.sleep(_GATHER)
+            slots = frozenset(self._departing)
+            addresses = [self.settings.address(slot) for slot in slots]
+            # Peers that hear nothing run into their own timeouts: not worth a failure that nobody awaits.
+            with contextlib.suppress(OSError):
+                await anyio.to_thread.run_sync(conntrack.end_flows, addresses, limiter=self._slow)
+            self._departing -= slots
+
+    async def _departed(self) -> None:
+        if self._farewell is not None:
+            await asyncio.wait([self._farewell])
 
     def _dissolve(self, slot: int) -> None:
         settings = self.settings
@@ -171,7 +200,6 @@ class NetnsNetworks:
             owner = links.owners(settings).get(slot)
         if owner is not None:
             namespaces.drop(settings.namespaces / f"{slot}-{owner}")
-        conntrack.end_flows(settings.address(slot))
 
     async def refresh_inside(self, attachment: Attachment) -> None:
         await self._work(links.refresh_inside, attachment.namespace)
