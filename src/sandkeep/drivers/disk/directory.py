@@ -206,7 +206,7 @@ class DirectoryDisks:
             await self._remove(fresh)
             if os.strerror(errno.ENOSPC) in str(error):
                 await self._need_room(1 << 62)  # says how much is free now
-            raise Internal(f"A disk could not be copied: {error}") from error
+            raise Internal(f"A disk could not be copied: {str(error)[-300:]}") from error
 
     async def _remove_whole(self, path: Path) -> None:
         """As partial from the first moment on, so that a crash cannot leave half of it looking whole."""

@@ -49,7 +49,7 @@ class BtrfsDisks:
     async def open(self) -> None:
         await self.pool.open()
         await self._run(self._layout.make)
-        await self._run(self._sweep, False)
+        await self._run(self._tidy_groups)
 
     async def close(self) -> None:
         """Unmount the pool. Raises Busy while something uses it. Only for tests and purge: daemons leave it mounted."""
@@ -145,9 +145,13 @@ class BtrfsDisks:
     def _discard_partial(self) -> list[str]:
         partials = self._survey().partials
         for path in partials:
-            _remove(path)
+            self._remove(path)
         self._sweep(True)
         return [str(path.relative_to(self.pool.folder)) for path in partials]
+
+    def _tidy_groups(self) -> None:
+        self._groups.reapply(self._survey().sandboxes)
+        self._sweep(False)
 
     def _sweep(self, alone: bool) -> None:
         self._groups.sweep(self._survey().sandboxes, alone=alone)
@@ -162,7 +166,7 @@ class BtrfsDisks:
         if self._layout.template(template_id).exists():
             return self._layout.template(template_id)
         self._need_room()
-        _destroy(fresh)  # what an earlier try left
+        self._destroy(fresh)  # what an earlier try left
         ioctl.create_subvolume(fresh.parent, fresh.name)
         fresh.chmod(0o755)
         return fresh
@@ -186,8 +190,8 @@ class BtrfsDisks:
         return tree_size(sealed)
 
     def _delete_template(self, template_id: str) -> None:
-        _destroy(self._layout.unsealed(template_id))
-        _destroy(self._layout.template(template_id))
+        self._destroy(self._layout.unsealed(template_id))
+        self._destroy(self._layout.template(template_id))
         self._deleted()
 
     def _create(self, sandbox_id: str, template_id: str, limit: int) -> Path:
@@ -218,7 +222,7 @@ class BtrfsDisks:
     def _delete(self, sandbox_id: str) -> None:
         """Generations first: a crash in between leaves a whole sandbox with fewer of them, for the next delete."""
         if self._layout.sandbox(sandbox_id).exists():
-            _remove(self._layout.sandbox(sandbox_id))
+            self._remove(self._layout.sandbox(sandbox_id))
             self._deleted()
 
     def _snapshot(self, sandbox_id: str, generation_id: str) -> None:
@@ -237,12 +241,12 @@ class BtrfsDisks:
         home, disk = self._layout.sandbox(sandbox_id), self._layout.disk(sandbox_id)
         source = self._layout.generation_disk(sandbox_id, generation_id)
         fresh = home / (DISK + PARTIAL)
-        _destroy(fresh)
+        self._destroy(fresh)
         with _source(f"generation {generation_id} of {sandbox_id}"):
             ioctl.snapshot(source, home, fresh.name, group=recorded(home), readonly=False)
         if disk.exists():
             mounts.exchange(fresh, disk)
-            _destroy(fresh)
+            self._destroy(fresh)
         else:
             fresh.rename(disk)
         self._deleted()
@@ -251,12 +255,40 @@ class BtrfsDisks:
     def _drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         folder = self._layout.generation(sandbox_id, generation_id)
         if folder.exists():
-            _remove(folder)
+            self._remove(folder)
             self._deleted()
 
     def _make_memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         with _source(f"disk of {sandbox_id}"):
             return self._layout.make_generation(sandbox_id, generation_id)
+
+    # removing: works at a full quota and in a full pool
+
+    def _remove(self, path: Path) -> None:
+        """A sandbox's folder, a generation's, or a partial subvolume."""
+        if _is_subvolume(path):
+            self._destroy(path)
+            return
+        if (path / GENERATIONS).is_dir():
+            for generation in (path / GENERATIONS).iterdir():
+                self._remove(generation)
+        self._destroy(path / (DISK + PARTIAL))
+        self._destroy(path / DISK)
+        shutil.rmtree(path)  # memory files and folders of ours; guests never reach them
+
+    def _destroy(self, path: Path) -> None:
+        """A subvolume with all that a guest nested in it. Gone is fine."""
+        if not _is_subvolume(path):
+            return
+        subvolume = ioctl.subvolume_id(path)
+        nested = _depth_first(path, subvolume)
+        if nested:
+            if ioctl.is_readonly(path):
+                ioctl.set_readonly(path, False)
+            with self._groups.lifted(path.parent):
+                for one in nested:
+                    ioctl.destroy_subvolume(path.parent, one)
+        ioctl.destroy_subvolume(path.parent, subvolume)
 
 
 def _check_limit(limit: int) -> None:
@@ -272,36 +304,11 @@ def _source(what: str) -> Iterator[None]:
         raise NotFound(f"There is no {what} in the pool") from error
 
 
-def _remove(path: Path) -> None:
-    """A sandbox's folder, a generation's, or a partial subvolume. The calls work at a full quota and in a full pool."""
-    if (path / GENERATIONS).is_dir() and not _is_subvolume(path):
-        for generation in (path / GENERATIONS).iterdir():
-            _remove(generation)
-    if _is_subvolume(path):
-        _destroy(path)
-        return
-    _destroy(path / (DISK + PARTIAL))
-    _destroy(path / DISK)
-    shutil.rmtree(path)  # memory files and folders of ours; guests never reach them
-
-
 def _is_subvolume(path: Path) -> bool:
     try:
         return os.lstat(path).st_ino == ioctl.FIRST_FREE_OBJECTID
     except FileNotFoundError:
         return False
-
-
-def _destroy(path: Path) -> None:
-    """A subvolume with all that a guest nested in it. Gone is fine."""
-    if not _is_subvolume(path):
-        return
-    subvolume = ioctl.subvolume_id(path)
-    nested = _depth_first(path, subvolume)
-    if nested and ioctl.is_readonly(path):
-        ioctl.set_readonly(path, False)
-    for one in (*nested, subvolume):
-        ioctl.destroy_subvolume(path.parent, one)
 
 
 def _depth_first(where: Path, subvolume: int) -> list[int]:

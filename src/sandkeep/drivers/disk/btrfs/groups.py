@@ -2,7 +2,8 @@
 
 Simple quotas charge an extent to the subvolume that first wrote it, for as long as anything refers to it. A limit on
 one subvolume would be escaped by every snapshot-and-clone; a group that each clone joins as it is made holds the sum.
-The group's number is an xattr on the sandbox's folder. The kernel hands numbers out: creating one that is taken fails.
+The group's number and limit are xattrs on the sandbox's folder. The kernel hands numbers out: creating one that is
+taken fails.
 """
 
 import contextlib
@@ -15,7 +16,8 @@ from pathlib import Path
 from sandkeep.drivers.disk.btrfs import ioctl
 
 _LEVEL_ONE = 1 << 48
-_XATTR = "trusted.sandkeep.group"
+_GROUP, _LIMIT = "trusted.sandkeep.group", "trusted.sandkeep.limit"
+_NO_LIMIT = 2**63 - 1
 
 
 class Groups:
@@ -33,14 +35,17 @@ class Groups:
         the context lasts, `sweep` leaves the group alone."""
         known = recorded(folder)
         if known is not None:
-            with contextlib.suppress(FileNotFoundError):  # a power cut may have kept the folder and lost the group
-                ioctl.limit_group(self._mount, known, limit)
+            try:
+                self.limit(folder, limit)
+            except FileNotFoundError:
+                pass  # a power cut kept the folder and lost the group
+            else:
                 yield known
                 return
         group = self._make()
         try:
-            ioctl.limit_group(self._mount, group, limit)
-            os.setxattr(folder, _XATTR, str(group).encode(), follow_symlinks=False)
+            os.setxattr(folder, _GROUP, str(group).encode(), follow_symlinks=False)
+            self.limit(folder, limit)
             yield group
         finally:
             with self._lock:
@@ -63,7 +68,28 @@ class Groups:
         group = recorded(folder)
         if group is None:
             raise FileNotFoundError(errno.ENOENT, "no quota group", str(folder))
+        os.setxattr(folder, _LIMIT, str(limit).encode(), follow_symlinks=False)
         ioctl.limit_group(self._mount, group, limit)
+
+    @contextlib.contextmanager
+    def lifted(self, folder: Path) -> Iterator[None]:
+        """No limit meanwhile: to remove a subvolume from within another, the kernel asks the quota for metadata first.
+        `reapply` heals what a crash in here leaves."""
+        group = recorded(folder)
+        if group is not None:
+            ioctl.limit_group(self._mount, group, _NO_LIMIT)
+        try:
+            yield
+        finally:
+            self.reapply((folder,))
+
+    def reapply(self, folders: Iterable[Path]) -> None:
+        """The limits as they are recorded."""
+        for folder in folders:
+            group, limit = recorded(folder), _number(folder, _LIMIT)
+            if group is not None and limit is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    ioctl.limit_group(self._mount, group, limit)
 
     def usage(self, folder: Path) -> int:
         group = recorded(folder)
@@ -104,8 +130,12 @@ class Groups:
 
 def recorded(folder: Path) -> int | None:
     """The group written on a sandbox's folder; None when there is no folder or no group."""
+    return _number(folder, _GROUP)
+
+
+def _number(folder: Path, name: str) -> int | None:
     try:
-        return int(os.getxattr(folder, _XATTR, follow_symlinks=False))
+        return int(os.getxattr(folder, name, follow_symlinks=False))
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENODATA}:
             return None

@@ -186,7 +186,7 @@ class Pool:
         try:
             _size_file(fd, size, self.settings.sparse)
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise
             free = shutil.disk_usage(image.parent).free
             raise NoCapacity("The host has too little space to grow the pool", free=free) from error
