@@ -3,6 +3,7 @@ package tree
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,7 @@ const (
 	seekHole    = 4
 	blockSize   = 512
 	maxExtents  = 65536
+	maxOctal    = 0o77777777777
 	worthSparse = 64 << 10 // bytes saved before the trouble is taken
 )
 
@@ -77,7 +79,8 @@ func (p *packer) sparse(file *os.File, header *tar.Header, extents []extent) err
 	records := header.PAXRecords
 	records["GNU.sparse.major"], records["GNU.sparse.minor"] = "1", "0"
 	records["GNU.sparse.name"], records["GNU.sparse.realsize"] = header.Name, strconv.FormatInt(header.Size, 10)
-	records["size"], records["uid"], records["gid"] = strconv.FormatInt(stored, 10), strconv.Itoa(header.Uid), strconv.Itoa(header.Gid)
+	// No size among them: Python's reader would then look for the next file in the wrong place.
+	records["uid"], records["gid"] = strconv.Itoa(header.Uid), strconv.Itoa(header.Gid)
 	records["mtime"] = fmt.Sprintf("%d.%09d", header.ModTime.Unix(), header.ModTime.Nanosecond())
 	records["uname"], records["gname"] = header.Uname, header.Gname
 	extended := paxRecords(records)
@@ -89,7 +92,7 @@ func (p *packer) sparse(file *os.File, header *tar.Header, extents []extent) err
 	head.Write(rawHeader("PaxHeaders/sparse", 'x', int64(len(extended)), 0o644, 0))
 	head.WriteString(extended + strings.Repeat("\x00", padding(int64(len(extended)))))
 	// The name here is what programs without this format would make, of the data without its holes.
-	head.Write(rawHeader("GNUSparseFile/file", '0', min(stored, 0o77777777777), header.Mode, max(0, header.ModTime.Unix())))
+	head.Write(rawHeader("GNUSparseFile/file", '0', stored, header.Mode, max(0, header.ModTime.Unix())))
 	head.WriteString(sizes)
 	if _, err := p.out.Write(head.Bytes()); err != nil {
 		return err
@@ -131,7 +134,11 @@ func paxRecords(records map[string]string) string {
 func rawHeader(name string, kind byte, size, mode, modified int64) []byte {
 	block := make([]byte, blockSize)
 	copy(block, name)
-	copy(block[100:], fmt.Sprintf("%07o\x00%07o\x00%07o\x00%011o\x00%011o\x00        ", mode&0o7777, 0, 0, size, modified&0o77777777777))
+	copy(block[100:], fmt.Sprintf("%07o\x00%07o\x00%07o\x00%011o\x00%011o\x00        ", mode&0o7777, 0, 0, size&maxOctal, modified&maxOctal))
+	if size > maxOctal { // GNU's base 256
+		binary.BigEndian.PutUint64(block[124:], 1<<63)
+		binary.BigEndian.PutUint64(block[128:], uint64(size))
+	}
 	block[156] = kind
 	copy(block[257:], "ustar\x0000")
 	sum := 0
