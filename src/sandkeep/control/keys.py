@@ -56,7 +56,7 @@ class Keys:
         self._proved[digest] = principal = Principal(key.id, key.project_id)
         return principal
 
-    async def list(self, project_id: str) -> list[Key]:
+    async def page(self, project_id: str) -> list[Key]:
         async with self._events.change() as ledger:
             return await store.page(ledger.transaction, project_id)
 

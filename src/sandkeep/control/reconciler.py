@@ -79,9 +79,7 @@ class Reconciler:
         async for fact in self._runner.watch(last):
             await self._take(fact)
             async with self._events.change() as ledger:
-                await node_store.save_last_fact(
-                    ledger.transaction, node.node_id, self._default_project, fact.seq
-                )
+                await node_store.save_last_fact(ledger.transaction, node.node_id, self._default_project, fact.seq)
             await self._runner.acknowledge(fact.seq)
 
     async def _take(self, fact: Fact) -> None:
@@ -162,9 +160,7 @@ class Reconciler:
                     last = self._clock.monotonic()
                     await self.compare(first=False)
                     async with self._events.change() as ledger:
-                        await idempotency_store.forget(
-                            ledger.transaction, self._clock.now() - idempotency_store.KEPT
-                        )
+                        await idempotency_store.forget(ledger.transaction, self._clock.now() - idempotency_store.KEPT)
             except SandkeepError as error:
                 log("reconcile.failed", "warning", error=error.message)
 

@@ -152,9 +152,7 @@ class Sandboxes:
         async with self._creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
             sandbox, fresh = await self._intend(project_id, name, spec, idempotency_key, fingerprint)
             if not fresh:
-                if sandbox.status.phase is Phase.NEW or (
-                    sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1
-                ):
+                if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
                     return await self._settle_interrupted_create(sandbox), False
                 return sandbox, False
             return await self._create_on_node(sandbox), True
@@ -220,9 +218,7 @@ class Sandboxes:
             await store.add(transaction, sandbox)
             if key is not None:
                 await idempotency_store.add(transaction, project_id, key, fingerprint, sandbox.id, now)
-            await ledger.tell(
-                EventKind.SANDBOX_CREATED, project_id, sandbox.id, name=name, template=spec.template_name
-            )
+            await ledger.tell(EventKind.SANDBOX_CREATED, project_id, sandbox.id, name=name, template=spec.template_name)
             return sandbox, True
 
     async def _create_on_node(self, sandbox: Sandbox) -> Sandbox:
@@ -369,6 +365,11 @@ class Sandboxes:
         async with self._events.change() as ledger:
             await store.save(ledger.transaction, replace(sandbox, expires_at=ends), sandbox.epoch)
 
+    async def note_out_of_memory(self, project_id: str, sandbox_id: str, what: str) -> None:
+        """The guard inside killed a process."""
+        async with self._events.change() as ledger:
+            await ledger.tell(EventKind.SANDBOX_OUT_OF_MEMORY, project_id, sandbox_id, what)
+
     # -- reaching the agent
 
     async def reach(self, project_id: str, reference: str, *, wake: bool) -> Reached:
@@ -474,9 +475,7 @@ class Sandboxes:
             if not await store.save(ledger.transaction, settled, sandbox.epoch):
                 return sandbox
             if told:
-                await ledger.tell(
-                    told, sandbox.project_id, sandbox.id, observed.reason, hold=observed.hold, **data
-                )
+                await ledger.tell(told, sandbox.project_id, sandbox.id, observed.reason, hold=observed.hold, **data)
         if observed.phase is not Phase.RUNNING:
             self._unreach(sandbox.id)
         return settled

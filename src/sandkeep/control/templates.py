@@ -3,6 +3,7 @@
 A build is a task of the server. If the server dies, the build is failed at the next start and its sandbox deleted.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import anyio
@@ -35,6 +36,7 @@ class Templates:
         self._guest = guest
         self._clock = clock
         self._tasks: TaskGroup | None = None
+        self._news = anyio.Event()
 
     def start(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -46,9 +48,20 @@ class Templates:
             raise NotFound(f"there is no template {reference[:64]!r}", hint="sandkeep template list shows them")
         return found
 
-    async def list(self, project_id: str) -> list[Template]:
+    async def page(self, project_id: str) -> list[Template]:
         async with self._events.change() as ledger:
             return await store.page(ledger.transaction, project_id)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields at once, and then whenever a build has printed or ended."""
+        while True:
+            news = self._news
+            yield
+            await news.wait()
+
+    def _changed(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
 
     async def build(
         self,
@@ -119,6 +132,7 @@ class Templates:
             async with self._events.change() as ledger:
                 await store.save(ledger.transaction, ready)
                 await ledger.tell(EventKind.TEMPLATE_READY, template.project_id, template.id, name=template.name)
+            self._changed()
         except SandkeepError as error:
             await self._fail(template, error.message)
         finally:
@@ -136,14 +150,14 @@ class Templates:
         noted = replace(template, log=(template.log + text)[-_LOG_LIMIT:])
         async with self._events.change() as ledger:
             await store.save(ledger.transaction, noted)
+        self._changed()
         return noted
 
     async def _fail(self, template: Template, reason: str) -> None:
         async with self._events.change() as ledger:
             await store.save(ledger.transaction, replace(template, phase=TemplatePhase.FAILED, reason=reason))
-            await ledger.tell(
-                EventKind.TEMPLATE_FAILED, template.project_id, template.id, reason, name=template.name
-            )
+            await ledger.tell(EventKind.TEMPLATE_FAILED, template.project_id, template.id, reason, name=template.name)
+        self._changed()
 
     async def delete(self, project_id: str, reference: str) -> None:
         """Raises InUse while sandboxes were made from it."""

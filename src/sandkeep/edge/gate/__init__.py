@@ -1,0 +1,1 @@
+"""What all doors share: who is it, wake and hold, error tables, limits."""

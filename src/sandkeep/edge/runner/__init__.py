@@ -1,0 +1,1 @@
+"""The node's door: the runner's contract over HTTP on a unix socket."""

@@ -1,0 +1,77 @@
+"""Fulfils contracts.runner over the node's unix socket."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import httpx2
+
+from sandkeep.contracts.runner import Runner
+from sandkeep.domain.errors import Internal, Unavailable, every_error
+from sandkeep.domain.node import Fact
+from sandkeep.lib.remote import CodecError, adapter, method
+
+_CALL_DEADLINE = 600.0
+_BEAT_DEADLINE = 30.0
+
+
+class RemoteRunner:
+    """Every method of the contract is a call; see `remote_runner`."""
+
+    def __init__(self, socket: str) -> None:
+        self._http = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=socket, limits=httpx2.Limits(max_connections=None)),
+            base_url="http://runner",
+            timeout=httpx2.Timeout(_CALL_DEADLINE, connect=2.0),
+            trust_env=False,
+        )
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        try:
+            codec = method(Runner, name)
+        except CodecError as error:
+            raise AttributeError(name) from error
+
+        async def call(*positional: Any, **named: Any) -> Any:
+            try:
+                answer = await self._http.post(f"/call/{name}", json=codec.encode_arguments(positional, named))
+                data = answer.json()
+            except (httpx2.HTTPError, ValueError) as error:
+                raise Unavailable(
+                    f"the node's runner does not answer ({type(error).__name__})",
+                    hint="is it running? sandkeep up, or see the daemon's log",
+                    retry_after=2,
+                ) from error
+            failure = data.get("error")
+            if failure is None and "result" in data:
+                return codec.decode_result(data["result"])
+            if not failure:
+                raise Internal("the node's answer is not one")
+            kind = every_error().get(failure["code"], Internal)
+            raise kind(
+                failure["message"],
+                hint=failure.get("hint"),
+                retry_after=failure.get("retry_after"),
+                **(failure.get("details") or {}),
+            )
+
+        setattr(self, name, call)
+        return call
+
+    async def watch(self, after_seq: int) -> AsyncIterator[Fact]:
+        timeout = httpx2.Timeout(_BEAT_DEADLINE, connect=2.0)
+        try:
+            async with self._http.stream("GET", "/watch", params={"after": after_seq}, timeout=timeout) as answer:
+                async for line in answer.aiter_lines():
+                    if line.strip():
+                        yield adapter(Fact).validate_python(json.loads(line))
+        except (httpx2.HTTPError, ValueError) as error:
+            raise Unavailable("the node's feed ended", retry_after=1) from error
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+def remote_runner(socket: str) -> Runner:
+    """`socket`: path of the node's unix socket."""
+    return cast(Runner, RemoteRunner(socket))

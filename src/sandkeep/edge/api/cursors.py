@@ -1,0 +1,23 @@
+"""Cursors: where the next page begins, opaque to clients."""
+
+import base64
+import json
+
+from sandkeep.domain.errors import InvalidArgument
+
+
+def encode(at: float, identifier: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([at, identifier]).encode()).decode().rstrip("=")
+
+
+def decode(cursor: str | None) -> tuple[float, str] | None:
+    """Raises InvalidArgument."""
+    if not cursor:
+        return None
+    try:
+        at, identifier = json.loads(base64.urlsafe_b64decode(cursor[:200] + "=" * (-len(cursor) % 4)))
+        return float(at), str(identifier)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(
+            "the cursor is not one of ours", hint="begin again without one", field="cursor"
+        ) from error

@@ -1,0 +1,35 @@
+"""The buffered exec: one command, one answer."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from sandkeep.contracts.guest import ExecResult
+from sandkeep.domain.errors import GuestUnreachable
+from sandkeep.edge.api import shapes
+from sandkeep.edge.api.services import Caller, Services, Using
+from sandkeep.wire.sandboxes import ExecAnswer, ExecRequest
+
+router = APIRouter(prefix="/v1/sandboxes", tags=["exec"])
+
+
+@router.post("/{ref}/exec", response_model=ExecAnswer)
+async def exec_in_sandbox(ref: str, asked: ExecRequest, who: Caller, use: Using) -> Response:
+    """Runs a command to its end; wakes a paused or stopped sandbox unless no_resume."""
+    done = await _run(use, who.project_id, ref, asked)
+    return Response(shapes.exec_answer(done).model_dump_json(), media_type="application/json")
+
+
+async def _run(use: Services, project_id: str, ref: str, asked: ExecRequest) -> ExecResult:
+    request = shapes.exec_request(asked)
+    reached = await use.sandboxes.reach(project_id, ref, wake=not asked.no_resume)
+    try:
+        done = await use.guest.exec(reached.endpoint, request)
+    except GuestUnreachable as error:
+        await use.sandboxes.unreachable(reached)
+        if not error.message.startswith("the agent at"):
+            raise  # it may have run: the caller decides whether to run it again
+        reached = await use.sandboxes.reach(project_id, ref, wake=not asked.no_resume)
+        done = await use.guest.exec(reached.endpoint, request)
+    if done.out_of_memory:
+        await use.sandboxes.note_out_of_memory(project_id, reached.id, f"killed {request.argv[0]} (pid {done.pid})")
+    return done

@@ -1,0 +1,154 @@
+"""Sandboxes: create, look, change, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.sandbox import Hold, Phase
+from sandkeep.edge.api import cursors, shapes
+from sandkeep.edge.api.services import Caller, Using
+from sandkeep.wire.sandboxes import LogView, PauseRequest, SandboxCreate, SandboxPatch, SandboxView, StatsView
+from sandkeep.wire.sandboxes import Phase as WirePhase
+from sandkeep.wire.shape import Page
+
+router = APIRouter(prefix="/v1/sandboxes", tags=["sandboxes"])
+_MAX_WAIT = 3600.0
+
+
+@router.post("", status_code=201, responses={200: {"model": SandboxView}})
+async def create_sandbox(
+    asked: SandboxCreate,
+    who: Caller,
+    use: Using,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> SandboxView:
+    """With a name: get-or-create; 200 when it existed with the same spec. Running and answering when this returns."""
+    found, made = await use.sandboxes.create(who.project_id, asked.name, shapes.spec(asked), idempotency_key)
+    response.status_code = 201 if made else 200
+    return shapes.sandbox(found)
+
+
+@router.get("")
+async def list_sandboxes(
+    who: Caller,
+    use: Using,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    label: Annotated[list[str] | None, Query()] = None,
+    phase: Annotated[list[WirePhase] | None, Query()] = None,
+    name: str | None = None,
+) -> Page[SandboxView]:
+    """Newest first."""
+    found = await use.sandboxes.page(
+        who.project_id,
+        limit=limit + 1,
+        after=cursors.decode(cursor),
+        labels=_labels(label or []),
+        phases=[Phase(p) for p in phase or []],
+        name=name,
+    )
+    shown = found[:limit]
+    following = cursors.encode(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
+    return Page(items=[shapes.sandbox(s) for s in shown], next_cursor=following)
+
+
+def _labels(asked: list[str]) -> dict[str, str]:
+    labels = {}
+    for item in asked:
+        key, sign, value = item.partition("=")
+        if not sign or not key:
+            raise InvalidArgument(f"label {item[:80]!r} is not key=value", field="label")
+        labels[key] = value
+    return labels
+
+
+@router.get("/{ref}")
+async def show_sandbox(ref: str, who: Caller, use: Using) -> SandboxView:
+    return shapes.sandbox(await use.sandboxes.get(who.project_id, ref))
+
+
+@router.patch("/{ref}")
+async def update_sandbox(ref: str, asked: SandboxPatch, who: Caller, use: Using) -> SandboxView:
+    """Labels, limits, lifetime. Limits take effect on the running machine."""
+    current = await use.sandboxes.get(who.project_id, ref)
+    changed = await use.sandboxes.update(who.project_id, ref, shapes.changes(asked, current.spec.lifetime))
+    return shapes.sandbox(changed)
+
+
+@router.delete("/{ref}", status_code=204)
+async def delete_sandbox(ref: str, who: Caller, use: Using) -> Response:
+    """From every phase. Nothing of it is left when this returns."""
+    await use.sandboxes.delete(who.project_id, ref)
+    return Response(status_code=204)
+
+
+@router.post("/{ref}/pause")
+async def pause_sandbox(ref: str, who: Caller, use: Using, asked: PauseRequest | None = None) -> SandboxView:
+    """hold=disk (persistence=full): memory, processes and disk as one generation; the host's memory is freed.
+    hold=memory: frozen in place."""
+    asked = asked or PauseRequest()
+    return shapes.sandbox(await use.sandboxes.pause(who.project_id, ref, Hold(asked.hold), asked.or_disk))
+
+
+@router.post("/{ref}/resume")
+async def resume_sandbox(ref: str, who: Caller, use: Using) -> SandboxView:
+    return shapes.sandbox(await use.sandboxes.resume(who.project_id, ref))
+
+
+@router.post("/{ref}/stop")
+async def stop_sandbox(ref: str, who: Caller, use: Using) -> SandboxView:
+    """Ends its processes, keeps its disk (an ephemeral one is deleted)."""
+    return shapes.sandbox(await use.sandboxes.stop(who.project_id, ref))
+
+
+@router.post("/{ref}/start")
+async def start_sandbox(ref: str, who: Caller, use: Using) -> SandboxView:
+    """A new machine on the kept disk."""
+    return shapes.sandbox(await use.sandboxes.start(who.project_id, ref))
+
+
+@router.get("/{ref}/wait")
+async def wait_for_sandbox(
+    ref: str,
+    who: Caller,
+    use: Using,
+    phase: Annotated[list[WirePhase], Query()],
+    timeout: Annotated[float, Query(gt=0, le=_MAX_WAIT)] = 60.0,
+) -> SandboxView:
+    """Until it is in one of these phases; 504 after `timeout` seconds."""
+    found = await use.sandboxes.wait(who.project_id, ref, {Phase(p) for p in phase}, timeout)
+    return shapes.sandbox(found)
+
+
+@router.post("/{ref}/heartbeat", status_code=204)
+async def heartbeat(ref: str, who: Caller, use: Using) -> Response:
+    """The client of a sandbox with `grace` is still there."""
+    await use.sandboxes.heartbeat(who.project_id, ref)
+    return Response(status_code=204)
+
+
+@router.get("/{ref}/stats")
+async def sandbox_stats(ref: str, who: Caller, use: Using) -> StatsView:
+    found = await use.sandboxes.get(who.project_id, ref)
+    usages = await use.runner.usage([found.id])
+    usage = usages[0] if usages else None
+    return StatsView(
+        sandbox_id=found.id,
+        cpu_seconds=usage.cpu_seconds if usage else None,
+        memory=usage.memory if usage else None,
+        memory_limit=found.spec.limits.memory,
+        processes=usage.processes if usage else None,
+        disk=usage.disk if usage else None,
+        disk_limit=found.spec.limits.disk,
+    )
+
+
+@router.get("/{ref}/logs")
+async def sandbox_logs(
+    ref: str, who: Caller, use: Using, limit: Annotated[int, Query(ge=1, le=1 << 20)] = 65536
+) -> LogView:
+    """The end of what the runtime and the agent printed."""
+    found = await use.sandboxes.get(who.project_id, ref)
+    return LogView(text=await use.runner.log(found.id, limit))

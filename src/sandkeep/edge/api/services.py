@@ -1,0 +1,44 @@
+"""What the routes of the REST door work with."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from sandkeep.contracts.guest import Guest
+from sandkeep.contracts.runner import Runner
+from sandkeep.control.events import Events
+from sandkeep.control.keys import Keys
+from sandkeep.control.reconciler import Reconciler
+from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.templates import Templates
+from sandkeep.domain.principal import Principal
+from sandkeep.edge.gate.identity import principal_of
+
+
+@dataclass(frozen=True)
+class Services:
+    version: str
+    keys: Keys
+    sandboxes: Sandboxes
+    templates: Templates
+    events: Events
+    reconciler: Reconciler
+    runner: Runner
+    guest: Guest
+
+
+async def services_of(request: Request) -> Services:
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+Using = Annotated[Services, Depends(services_of)]
+
+
+async def caller(request: Request, services: Using) -> Principal:
+    return await principal_of(request, services.keys)
+
+
+Caller = Annotated[Principal, Depends(caller)]

@@ -1,0 +1,201 @@
+"""Between the wire and our words."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Literal
+
+from sandkeep.contracts.guest import ExecRequest, ExecResult
+from sandkeep.control.sandboxes import Changes
+from sandkeep.domain.capability import RuntimeCapabilities
+from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.event import Event
+from sandkeep.domain.names import check_env, check_labels, check_user
+from sandkeep.domain.principal import Key
+from sandkeep.domain.quantities import parse_duration, parse_size
+from sandkeep.domain.sandbox import (
+    Lifetime,
+    Limits,
+    NetworkMode,
+    OnExpiry,
+    Persistence,
+    RuntimeKind,
+    Sandbox,
+    Spec,
+)
+from sandkeep.domain.template import Template
+from sandkeep.wire import events, keys, platform, sandboxes, templates
+
+TRUSTED_ONLY = "trusted code only"
+
+
+def moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def spec(asked: sandboxes.SandboxCreate) -> Spec:
+    """Raises InvalidArgument."""
+    return Spec(
+        template=asked.template,
+        template_name=asked.template,
+        runtime=RuntimeKind(asked.runtime),
+        persistence=Persistence(asked.persistence),
+        limits=Limits(asked.cpus, parse_size(asked.memory, "memory"), parse_size(asked.disk, "disk"), asked.pids),
+        env=asked.env,
+        labels=asked.labels,
+        network=NetworkMode(asked.network),
+        lifetime=Lifetime(
+            None if asked.ttl is None else parse_duration(asked.ttl, "ttl"),
+            OnExpiry(asked.on_expiry),
+            None if asked.grace is None else parse_duration(asked.grace, "grace"),
+        ),
+        pause_or_disk=asked.pause_or_disk,
+    )
+
+
+def changes(asked: sandboxes.SandboxPatch, current: Lifetime) -> Changes:
+    lifetime = None
+    if asked.model_fields_set & {"ttl", "on_expiry"}:
+        ttl = current.ttl
+        if "ttl" in asked.model_fields_set:
+            ttl = None if asked.ttl is None else parse_duration(asked.ttl, "ttl")
+        lifetime = Lifetime(ttl, OnExpiry(asked.on_expiry or current.on_expiry), current.grace)
+    return Changes(
+        labels=None if asked.labels is None else check_labels(asked.labels),
+        cpus=asked.cpus,
+        memory=None if asked.memory is None else parse_size(asked.memory, "memory"),
+        disk=None if asked.disk is None else parse_size(asked.disk, "disk"),
+        pids=asked.pids,
+        lifetime=lifetime,
+        pause_or_disk=asked.pause_or_disk,
+    )
+
+
+def sandbox(found: Sandbox) -> sandboxes.SandboxView:
+    spec, status = found.spec, found.status
+    return sandboxes.SandboxView(
+        id=found.id,
+        name=found.name,
+        project_id=found.project_id,
+        template=spec.template_name,
+        template_id=spec.template,
+        runtime=spec.runtime.value,
+        trust=TRUSTED_ONLY if spec.runtime is RuntimeKind.RUNC else "untrusted code",
+        persistence=spec.persistence.value,
+        cpus=spec.limits.cpus,
+        memory=spec.limits.memory,
+        disk=spec.limits.disk,
+        pids=spec.limits.pids,
+        env=spec.env,
+        labels=spec.labels,
+        network=spec.network.value,
+        ttl=spec.lifetime.ttl,
+        on_expiry=spec.lifetime.on_expiry.value,
+        expires_at=None if found.expires_at is None else moment(found.expires_at),
+        pause_or_disk=spec.pause_or_disk,
+        phase=status.phase.value,
+        hold=status.hold.value if status.hold else None,
+        reason=status.reason,
+        since=moment(status.since),
+        conditions=[
+            sandboxes.ConditionView(kind=c.kind.value, value=c.value, reason=c.reason, at=moment(c.at))
+            for c in status.conditions
+        ],
+        created_at=moment(found.created_at),
+        updated_at=moment(found.updated_at),
+    )
+
+
+def exec_request(asked: sandboxes.ExecRequest) -> ExecRequest:
+    """Raises InvalidArgument."""
+    argv = tuple(asked.command) if isinstance(asked.command, list) else ("/bin/bash", "-l", "-c", asked.command)
+    if not argv or not argv[0] or any("\0" in part for part in argv):
+        raise InvalidArgument("the command is empty or contains a NUL character", field="command")
+    stdin = (asked.stdin or "").encode()
+    if asked.stdin_encoding == "base64":
+        try:
+            stdin = base64.b64decode(asked.stdin or "", validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidArgument("stdin is not base64", field="stdin") from error
+    timeout = None if asked.timeout is None else parse_duration(asked.timeout, "timeout")
+    if timeout is not None and not 0 < timeout <= 30 * 86400:
+        raise InvalidArgument("timeout is not between 0 and 30 days", field="timeout")
+    return ExecRequest(
+        argv=argv,
+        user=check_user(asked.user) if asked.user else None,
+        cwd=asked.cwd,
+        env=check_env(asked.env),
+        timeout=timeout,
+        stdin=stdin,
+    )
+
+
+def exec_answer(done: ExecResult) -> sandboxes.ExecAnswer:
+    stdout, stdout_encoding = _text(done.stdout)
+    stderr, stderr_encoding = _text(done.stderr)
+    return sandboxes.ExecAnswer.model_construct(
+        exit_code=done.exit_code,
+        signal=done.signal,
+        stdout=stdout,
+        stderr=stderr,
+        stdout_encoding=stdout_encoding,
+        stderr_encoding=stderr_encoding,
+        truncated=done.truncated,
+        timed_out=done.timed_out,
+        out_of_memory=done.out_of_memory,
+        duration=done.duration,
+        pid=done.pid,
+    )
+
+
+def _text(data: bytes) -> tuple[str, Literal["text", "base64"]]:
+    try:
+        return data.decode(), "text"
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode(), "base64"
+
+
+def event(found: Event) -> events.EventView:
+    return events.EventView(
+        seq=found.seq, at=moment(found.at), kind=found.kind, subject=found.subject, reason=found.reason, data=found.data
+    )
+
+
+def template(found: Template) -> templates.TemplateView:
+    return templates.TemplateView(
+        id=found.id,
+        name=found.name,
+        project_id=found.project_id,
+        phase=found.phase.value,
+        reason=found.reason,
+        parent=found.parent,
+        steps=list(found.steps),
+        size=found.size,
+        log=found.log[-4096:],
+        created_at=moment(found.created_at),
+    )
+
+
+def key(found: Key) -> keys.KeyView:
+    return keys.KeyView(
+        id=found.id,
+        name=found.name,
+        prefix=found.prefix,
+        created_at=moment(found.created_at),
+        revoked_at=None if found.revoked_at is None else moment(found.revoked_at),
+    )
+
+
+def runtime(found: RuntimeCapabilities) -> platform.RuntimeView:
+    return platform.RuntimeView(
+        name=found.kind,
+        available=found.available,
+        reason=found.reason,
+        version=found.version,
+        isolation=found.isolation,
+        trust=TRUSTED_ONLY if found.trusted_code_only else "untrusted code",
+        persistence=sorted(found.persistence),
+        holds=sorted(found.holds),
+        unsupported=found.unsupported,
+        notes=list(found.notes),
+    )

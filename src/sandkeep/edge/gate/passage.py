@@ -1,0 +1,118 @@
+"""Passes a request through to the agent of a sandbox, streaming both ways; wakes the sandbox when it sleeps.
+
+Bare ASGI, no framework on the byte path. The caller's key never goes in; only listed headers do. What comes back is a
+stranger's: it is sent as a download that no browser runs.
+"""
+
+import base64
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl, urlencode
+
+import anyio
+from starlette.types import Message, Receive, Scope, Send
+
+from sandkeep.contracts.guest import Guest
+from sandkeep.control.sandboxes import Reached, Sandboxes
+from sandkeep.domain.errors import GuestUnreachable
+from sandkeep.domain.names import check_user
+
+_FORWARDED = frozenset(
+    b"content-type content-length content-encoding accept accept-encoding range if-range if-match if-none-match "
+    b"if-modified-since if-unmodified-since connect-protocol-version connect-timeout-ms keepalive-ping-interval".split()
+)
+_RETURNED = frozenset(
+    b"content-type content-length content-encoding content-range content-disposition accept-ranges last-modified etag "
+    b"vary x-tree-files x-tree-skipped x-tree-complete".split()
+)
+_GUARDS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"sandbox; default-src 'none'"),
+]
+
+
+async def pass_through(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    sandboxes: Sandboxes,
+    guest: Guest,
+    project_id: str,
+    reference: str,
+    path: str,
+) -> None:
+    """`path`: where at the agent. Raises SandkeepError as long as nothing was sent."""
+    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+    wake = query.pop("no_resume", "").lower() not in ("1", "true", "yes")
+    headers = [
+        (name, value) for name, value in scope["headers"] if name in _FORWARDED or name.startswith(b"x-metadata-")
+    ]
+    if path.startswith("/process.Process/") or path.startswith("/filesystem.Filesystem/"):
+        user = query.pop("username", "")
+        if user:
+            basic = base64.b64encode(f"{check_user(user)}:".encode())
+            headers.append((b"authorization", b"Basic " + basic))
+    target = f"{path}?{urlencode(query)}" if query else path
+    names = {name for name, _ in scope["headers"]}
+    has_body = b"content-length" in names or b"transfer-encoding" in names
+    reached = await sandboxes.reach(project_id, reference, wake=wake)
+    try:
+        await _relay(scope, receive, send, guest, reached, target, headers, has_body)
+    except GuestUnreachable as error:
+        await sandboxes.unreachable(reached)
+        if has_body or error.details.get("answered"):
+            raise
+        reached = await sandboxes.reach(project_id, reference, wake=wake)
+        await _relay(scope, receive, send, guest, reached, target, headers, has_body)
+
+
+async def _relay(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    guest: Guest,
+    reached: Reached,
+    target: str,
+    headers: list[tuple[bytes, bytes]],
+    has_body: bool,
+) -> None:
+    consumed = anyio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            message: Message = await receive()
+            if message["type"] == "http.disconnect":
+                raise GuestUnreachable("the client went away in the middle of its request", answered=True)
+            if message.get("body"):
+                yield message["body"]
+            if not message.get("more_body"):
+                consumed.set()
+                return
+
+    if not has_body:
+        consumed.set()
+    answered = False
+    async with anyio.create_task_group() as tasks:
+
+        async def watch_client() -> None:
+            await consumed.wait()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch_client)
+        try:
+            async with guest.request(
+                reached.endpoint, scope["method"], target, headers, body() if has_body else None
+            ) as answer:
+                kept = [(name.lower(), value) for name, value in answer.headers if name.lower() in _RETURNED]
+                answered = True
+                await send({"type": "http.response.start", "status": answer.status, "headers": kept + _GUARDS})
+                async for chunk in answer.body:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except GuestUnreachable as error:
+            error.details["answered"] = answered
+            raise
+        finally:
+            tasks.cancel_scope.cancel()

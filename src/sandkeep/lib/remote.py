@@ -1,0 +1,63 @@
+"""Calls of a Protocol's methods as JSON, by the type hints of the Protocol itself: both ends share one description.
+
+Arguments and results are standard dataclasses, enums and containers; pydantic checks them on the way in.
+"""
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+
+class CodecError(Exception):
+    """What came over the wire does not fit the method's types."""
+
+
+class Method:
+    """One method of a Protocol: how to encode and decode its arguments and its result."""
+
+    def __init__(self, protocol: type, name: str) -> None:
+        function = getattr(protocol, name)
+        hints = get_type_hints(function)
+        self.name = name
+        self._result = TypeAdapter(hints.pop("return"))
+        self._arguments = {key: TypeAdapter(kind) for key, kind in hints.items()}
+        self._order = [key for key in inspect.signature(function).parameters if key != "self"]
+
+    def encode_arguments(self, positional: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        values = {**dict(zip(self._order, positional, strict=False)), **named}
+        return {key: self._arguments[key].dump_python(value, mode="json") for key, value in values.items()}
+
+    def decode_arguments(self, data: Any) -> dict[str, Any]:
+        """Raises CodecError."""
+        if not isinstance(data, dict) or set(data) != set(self._order):
+            raise CodecError(f"{self.name} takes {', '.join(self._order) or 'nothing'}")
+        try:
+            return {key: self._arguments[key].validate_python(value) for key, value in data.items()}
+        except ValidationError as error:
+            raise CodecError(f"{self.name}: {error.errors()[0]['msg']}") from error
+
+    def encode_result(self, value: Any) -> Any:
+        return self._result.dump_python(value, mode="json")
+
+    def decode_result(self, data: Any) -> Any:
+        """Raises CodecError."""
+        try:
+            return self._result.validate_python(data)
+        except ValidationError as error:
+            raise CodecError(f"the answer of {self.name}: {error.errors()[0]['msg']}") from error
+
+
+@cache
+def method(protocol: type, name: str) -> Method:
+    """Raises CodecError for a name that is not a public method."""
+    if name.startswith("_") or not inspect.iscoroutinefunction(getattr(protocol, name, None)):
+        raise CodecError(f"there is no method {name}")
+    return Method(protocol, name)
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
