@@ -88,7 +88,7 @@ class Group:
         """Make it and set the limits; reads them back. Raises Internal when the kernel took something else."""
         for hierarchy in self.layout.used:
             (hierarchy.path / self.path).mkdir(exist_ok=True)
-        self.set(limits)
+        self.apply(limits)
         found = self.limits()
         if found != limits:
             raise Internal(f"the control group took {found} instead of {limits}")
@@ -99,7 +99,7 @@ class Group:
         names = {1: "tasks", 2: "cgroup.procs"}
         return [str(h.path / self.path / names[h.version]) for h in self.layout.used]
 
-    def set(self, limits: GroupLimits) -> None:
+    def apply(self, limits: GroupLimits) -> None:
         """Raises Conflict when the machine uses more memory than it would have."""
         cpu, memory, pids = (self.folder(name) for name in ("cpu", "memory", "pids"))
         if self._version("cpu") == 2:
@@ -153,6 +153,10 @@ class Group:
         for hierarchy in self.layout.all:
             found.update(int(pid) for pid in (read(hierarchy.path / self.path / "cgroup.procs") or "").split())
         return sorted(found - {0})
+
+    def members(self) -> set[int]:
+        """As `pids`, of our own hierarchy alone."""
+        return {int(pid) for pid in (read(self.folder("pids") / "cgroup.procs") or "").split()}
 
     def usage(self) -> MachineUsage | None:
         if not self.exists:

@@ -47,8 +47,9 @@ def _status(fd: int) -> int | None:
 
 
 def describe(status: int | None, oom_kills: int, panic: str = "") -> str:
-    """A sentence for people."""
-    if oom_kills:
+    """A sentence for people. oom_kills: how often the kernel killed somebody in it, which need not be how it ended."""
+    killed = status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+    if oom_kills and (killed or panic):
         return "ended: it was out of memory"
     if panic:
         return f"ended: the runtime failed: {panic.strip().splitlines()[0][:200]}"

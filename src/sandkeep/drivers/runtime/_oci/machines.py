@@ -70,7 +70,7 @@ class Machines:
 
     def pids(self, machine_id: str) -> tuple[int, ...]:
         """The leaders, when they all live. Membership in the machine's group proves that a process id is not reused."""
-        members = set(self.group(machine_id).pids())
+        members = self.group(machine_id).members()
         leaders = self._runtime.leaders(machine_id)
         return leaders if leaders and members.issuperset(leaders) else ()
 
@@ -96,12 +96,18 @@ class Machines:
         self.folders.remove(machine_id)
 
     async def freeze(self, machine_id: str) -> None:
-        self.require(machine_id)
-        await run_sync(self.group(machine_id).freeze)
+        def change() -> None:
+            self.require(machine_id)
+            self.group(machine_id).freeze()
+
+        await run_sync(change)
 
     async def thaw(self, machine_id: str) -> None:
-        self.require(machine_id)
-        await run_sync(self.group(machine_id).thaw)
+        def change() -> None:
+            self.require(machine_id)
+            self.group(machine_id).thaw()
+
+        await run_sync(change)
 
     async def states(self) -> list[MachineState]:
         def look() -> list[MachineState]:
@@ -120,8 +126,11 @@ class Machines:
         return exits.describe(status, self.group(machine_id).oom_kills(), text)
 
     async def set_limits(self, machine_id: str, limits: GroupLimits) -> None:
-        self.require(machine_id)
-        await run_sync(self.group(machine_id).set, limits)
+        def change() -> None:
+            self.require(machine_id)
+            self.group(machine_id).apply(limits)
+
+        await run_sync(change)
 
     async def usage(self, machine_id: str) -> MachineUsage | None:
         def look() -> MachineUsage | None:

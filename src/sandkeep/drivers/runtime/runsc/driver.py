@@ -155,7 +155,9 @@ class GvisorRuntime:
             files = await run_sync(reasons.deleted_files, self._machines.require(machine_id)[0])
             if files and "deleted" in sentence:
                 sentence += f" ({', '.join(files[:3])})"
-            raise PauseFailed(sentence, hint=hint, files=files[:20], gvisor=str(error)[:500]) from error
+            raise PauseFailed(
+                sentence, hint=hint, files=files[:20], gvisor=str(error).partition("\n")[0][:300]
+            ) from error
 
     async def save(self, machine_id: str, folder: Path) -> MemoryImage:
         self._savable(machine_id)
