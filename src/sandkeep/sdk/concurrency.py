@@ -1,5 +1,6 @@
 """The few things that the async and the sync SDK do differently, in pairs. scripts/unasync.py swaps the names."""
 
+import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import IO, Any, ParamSpec, TypeVar, cast
@@ -42,6 +43,34 @@ async def async_iterate(items: Iterator[T]) -> AsyncIterator[T]:
 
 def iterate(items: Iterator[T]) -> Iterator[T]:
     return items
+
+
+class AsyncLock:
+    """For tasks; made outside of an event loop too."""
+
+    def __init__(self) -> None:
+        import anyio
+
+        self._lock = anyio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Lock:
+    """For threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _blocks(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:

@@ -18,10 +18,14 @@ class _Skip(Exception):
 
 
 def pack(
-    root: Path, *, exclude: Sequence[str] = (), skipped: Callable[[str], None] = lambda name: None
+    root: Path,
+    *,
+    name: str | None = None,
+    exclude: Sequence[str] = (),
+    skipped: Callable[[str], None] = lambda name: None,
 ) -> Iterator[bytes]:
     """The tree under `root` as PAX tar, names relative to it. Regular files, folders and symlinks (as symlinks); what
-    is anything else, or cannot be read, is reported to `skipped`. A root that is a file gives one entry of its name.
+    is anything else, or cannot be read, is reported to `skipped`. A root that is a file gives one entry, named `name`.
 
     `exclude`: shell patterns on the relative name or the base name. Raises InvalidArgument when there is no `root`.
     """
@@ -32,10 +36,10 @@ def pack(
     except OSError as error:
         raise InvalidArgument(f"{root} cannot be read: {error.strerror}") from error
     waiting = bytearray()
-    names: Iterator[tuple[str, Path]] = iter([(root.name, root)]) if single else _walk(root, exclude, skipped)
-    for name, path in names:
+    names: Iterator[tuple[str, Path]] = iter([(name or root.name, root)]) if single else _walk(root, exclude, skipped)
+    for member, path in names:
         try:
-            for part in _entry(name, path):
+            for part in _entry(member, path):
                 if len(part) >= CHUNK // 4:
                     if waiting:
                         yield bytes(waiting)
@@ -47,7 +51,7 @@ def pack(
                         yield bytes(waiting)
                         waiting.clear()
         except _Skip:
-            skipped(name)
+            skipped(member)
     waiting += bytes(2 * _BLOCK)
     yield bytes(waiting)
 

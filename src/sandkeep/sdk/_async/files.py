@@ -77,18 +77,20 @@ class AsyncFiles:
         local: str | Path,
         path: str,
         *,
+        name: str | None = None,
         exclude: Sequence[str] = (),
         user: str | None = None,
         progress: Progress | None = None,
     ) -> TreeResult:
         """Copy what is in the local folder to the folder `path`, which is made if missing and keeps what else it has.
 
-        `exclude`: shell patterns on relative or base names. `progress` is called with the size of each chunk sent.
+        A local file is copied into that folder as `name`, with its mode and time. `exclude`: shell patterns on relative
+        or base names. `progress` is called with the size of each chunk sent.
         """
         skipped: list[str] = []
 
         async def content() -> AsyncIterator[bytes]:
-            async for chunk in async_iterate(pack(Path(local), exclude=exclude, skipped=skipped.append)):
+            async for chunk in async_iterate(pack(Path(local), name=name, exclude=exclude, skipped=skipped.append)):
                 yield chunk
                 if progress is not None:
                     progress(len(chunk))

@@ -11,13 +11,13 @@ from sandkeep.sdk._async.lists import feed, pages
 from sandkeep.sdk._async.process import AsyncProcess
 from sandkeep.sdk._async.terminal import AsyncTerminal, terminal_query
 from sandkeep.sdk._async.transport import NO_LIMIT
-from sandkeep.sdk.fields import SandboxFields, sandbox_view
+from sandkeep.sdk.fields import SandboxFields
 from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, seconds, start_message
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:
     from sandkeep.wire.events import EventView
-    from sandkeep.wire.sandboxes import Hold, Network, OnExpiry, Persistence, Phase, Runtime, SandboxView, StatsView
+    from sandkeep.wire.sandboxes import Hold, Network, OnExpiry, Persistence, Phase, Runtime, StatsView
 
 Size = int | str
 Duration = float | str
@@ -31,12 +31,13 @@ class AsyncSandbox(SandboxFields):
     sandbox at the end only when its persistence is `ephemeral`.
     """
 
-    def __init__(self, client: AsyncClient, view: "SandboxView") -> None:
-        super().__init__(view)
+    def __init__(self, client: AsyncClient, answer: Mapping[str, Any]) -> None:
+        """`answer`: a SandboxView as it came; programs use `create`, `get` and `list`."""
+        super().__init__(answer)
         self.client = client
         self._transport = client.transport
-        self._path = f"/v1/sandboxes/{view.id}"
-        self.files = AsyncFiles(client.transport, view.id)
+        self._path = f"/v1/sandboxes/{self.id}"
+        self.files = AsyncFiles(client.transport, self.id)
 
     @classmethod
     async def create(
@@ -86,14 +87,14 @@ class AsyncSandbox(SandboxFields):
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = await client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
-        return cls(client, sandbox_view(answer))
+        return cls(client, answer)
 
     @classmethod
     async def get(cls, name_or_id: str, *, client: AsyncClient | None = None) -> "AsyncSandbox":
         """Raises NotFound."""
         client = client or default_client()
         answer = await client.transport.call("GET", f"/v1/sandboxes/{quoted(name_or_id)}", again=True)
-        return cls(client, sandbox_view(answer))
+        return cls(client, answer)
 
     @classmethod
     async def list(
@@ -109,7 +110,7 @@ class AsyncSandbox(SandboxFields):
         wanted = [f"{key}={value}" for key, value in (labels or {}).items()]
         query = given(label=wanted or None, phase=[*phases] if phases else None, name=name)
         async for item in pages(client.transport, "/v1/sandboxes", query):
-            yield cls(client, sandbox_view(item))
+            yield cls(client, item)
 
     async def __aenter__(self) -> "AsyncSandbox":
         return self
@@ -241,7 +242,7 @@ class AsyncSandbox(SandboxFields):
 
     async def _verb(self, verb: str, body: dict[str, Any] | None = None) -> None:
         answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True)
-        self._view = sandbox_view(answer)
+        self._know(answer)
 
     async def update(
         self,
@@ -267,14 +268,14 @@ class AsyncSandbox(SandboxFields):
         )
         if ttl is not _UNCHANGED:
             body["ttl"] = ttl
-        self._view = sandbox_view(await self._transport.call("PATCH", self._path, body=body, again=True))
+        self._know(await self._transport.call("PATCH", self._path, body=body, again=True))
 
     async def delete(self) -> None:
         """For good, from any phase."""
         await self._transport.call("DELETE", self._path, again=True)
 
     async def refresh(self) -> None:
-        self._view = sandbox_view(await self._transport.call("GET", self._path, again=True))
+        self._know(await self._transport.call("GET", self._path, again=True))
 
     async def wait(self, *phases: "Phase", timeout: Duration = 60.0) -> None:
         """Until it is in one of these phases (default: running). Raises DeadlineExceeded."""
@@ -283,7 +284,7 @@ class AsyncSandbox(SandboxFields):
         answer = await self._transport.call(
             "GET", self._path + "/wait", query=query, again=True, timeout=limit + self._transport.timeout
         )
-        self._view = sandbox_view(answer)
+        self._know(answer)
 
     async def heartbeat(self) -> None:
         """Sign of life for a sandbox made with `grace`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from sandkeep.sdk import errors
 from sandkeep.sdk._async.transport import AsyncTransport, Query, lost
+from sandkeep.sdk.concurrency import AsyncLock
 
 # Servers ping every 20 s; this much silence means that the connection is dead.
 _SILENCE = 90.0
@@ -36,6 +37,8 @@ class AsyncWebSocket:
         self._url = url
         self._ready: deque[Message | Closed] = deque()
         self._parts: list[Any] = []
+        # A pong is sent while receiving, maybe in the middle of somebody's send.
+        self._sending = AsyncLock()
         # What wsproto raises when it is asked to send after the close.
         self._protocol_error: type[Exception] = import_module("wsproto.utilities").ProtocolError
         core: Any = import_module("httpcore2")
@@ -83,21 +86,25 @@ class AsyncWebSocket:
                 text = isinstance(event, events.TextMessage)
                 self._ready.append("".join(parts) if text else b"".join(map(bytes, parts)))
         elif isinstance(event, events.Ping):
-            await self._stream.write(self._connection.send(event.response()))
+            await self._send(event.response())
         elif isinstance(event, events.CloseConnection):
             self._ready.append(Closed(int(event.code), event.reason or ""))
+
+    async def _send(self, event: Any) -> None:
+        async with self._sending:
+            await self._stream.write(self._connection.send(event))
 
     async def send(self, message: Message) -> None:
         """Raises ConnectionLost."""
         kind = self._events.TextMessage if isinstance(message, str) else self._events.BytesMessage
         try:
-            await self._stream.write(self._connection.send(kind(data=message)))
+            await self._send(kind(data=message))
         except (*self._broken, self._protocol_error) as failure:
             raise lost(self._url, failure) from failure
 
     async def aclose(self) -> None:
         try:
-            await self._stream.write(self._connection.send(self._events.CloseConnection(code=1000)))
+            await self._send(self._events.CloseConnection(code=1000))
         except (*self._broken, self._protocol_error):
             pass
         finally:

@@ -14,13 +14,13 @@ from sandkeep.sdk._sync.lists import feed, pages
 from sandkeep.sdk._sync.process import Process
 from sandkeep.sdk._sync.terminal import Terminal, terminal_query
 from sandkeep.sdk._sync.transport import NO_LIMIT
-from sandkeep.sdk.fields import SandboxFields, sandbox_view
+from sandkeep.sdk.fields import SandboxFields
 from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, seconds, start_message
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:
     from sandkeep.wire.events import EventView
-    from sandkeep.wire.sandboxes import Hold, Network, OnExpiry, Persistence, Phase, Runtime, SandboxView, StatsView
+    from sandkeep.wire.sandboxes import Hold, Network, OnExpiry, Persistence, Phase, Runtime, StatsView
 
 Size = int | str
 Duration = float | str
@@ -34,12 +34,13 @@ class Sandbox(SandboxFields):
     sandbox at the end only when its persistence is `ephemeral`.
     """
 
-    def __init__(self, client: Client, view: "SandboxView") -> None:
-        super().__init__(view)
+    def __init__(self, client: Client, answer: Mapping[str, Any]) -> None:
+        """`answer`: a SandboxView as it came; programs use `create`, `get` and `list`."""
+        super().__init__(answer)
         self.client = client
         self._transport = client.transport
-        self._path = f"/v1/sandboxes/{view.id}"
-        self.files = Files(client.transport, view.id)
+        self._path = f"/v1/sandboxes/{self.id}"
+        self.files = Files(client.transport, self.id)
 
     @classmethod
     def create(
@@ -89,14 +90,14 @@ class Sandbox(SandboxFields):
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
-        return cls(client, sandbox_view(answer))
+        return cls(client, answer)
 
     @classmethod
     def get(cls, name_or_id: str, *, client: Client | None = None) -> "Sandbox":
         """Raises NotFound."""
         client = client or default_client()
         answer = client.transport.call("GET", f"/v1/sandboxes/{quoted(name_or_id)}", again=True)
-        return cls(client, sandbox_view(answer))
+        return cls(client, answer)
 
     @classmethod
     def list(
@@ -112,7 +113,7 @@ class Sandbox(SandboxFields):
         wanted = [f"{key}={value}" for key, value in (labels or {}).items()]
         query = given(label=wanted or None, phase=[*phases] if phases else None, name=name)
         for item in pages(client.transport, "/v1/sandboxes", query):
-            yield cls(client, sandbox_view(item))
+            yield cls(client, item)
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -244,7 +245,7 @@ class Sandbox(SandboxFields):
 
     def _verb(self, verb: str, body: dict[str, Any] | None = None) -> None:
         answer = self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True)
-        self._view = sandbox_view(answer)
+        self._know(answer)
 
     def update(
         self,
@@ -270,14 +271,14 @@ class Sandbox(SandboxFields):
         )
         if ttl is not _UNCHANGED:
             body["ttl"] = ttl
-        self._view = sandbox_view(self._transport.call("PATCH", self._path, body=body, again=True))
+        self._know(self._transport.call("PATCH", self._path, body=body, again=True))
 
     def delete(self) -> None:
         """For good, from any phase."""
         self._transport.call("DELETE", self._path, again=True)
 
     def refresh(self) -> None:
-        self._view = sandbox_view(self._transport.call("GET", self._path, again=True))
+        self._know(self._transport.call("GET", self._path, again=True))
 
     def wait(self, *phases: "Phase", timeout: Duration = 60.0) -> None:
         """Until it is in one of these phases (default: running). Raises DeadlineExceeded."""
@@ -286,7 +287,7 @@ class Sandbox(SandboxFields):
         answer = self._transport.call(
             "GET", self._path + "/wait", query=query, again=True, timeout=limit + self._transport.timeout
         )
-        self._view = sandbox_view(answer)
+        self._know(answer)
 
     def heartbeat(self) -> None:
         """Sign of life for a sandbox made with `grace`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from sandkeep.sdk import errors
 from sandkeep.sdk._sync.transport import Transport, Query, lost
+from sandkeep.sdk.concurrency import Lock
 
 # Servers ping every 20 s; this much silence means that the connection is dead.
 _SILENCE = 90.0
@@ -39,6 +40,8 @@ class WebSocket:
         self._url = url
         self._ready: deque[Message | Closed] = deque()
         self._parts: list[Any] = []
+        # A pong is sent while receiving, maybe in the middle of somebody's send.
+        self._sending = Lock()
         # What wsproto raises when it is asked to send after the close.
         self._protocol_error: type[Exception] = import_module("wsproto.utilities").ProtocolError
         core: Any = import_module("httpcore2")
@@ -86,21 +89,25 @@ class WebSocket:
                 text = isinstance(event, events.TextMessage)
                 self._ready.append("".join(parts) if text else b"".join(map(bytes, parts)))
         elif isinstance(event, events.Ping):
-            self._stream.write(self._connection.send(event.response()))
+            self._send(event.response())
         elif isinstance(event, events.CloseConnection):
             self._ready.append(Closed(int(event.code), event.reason or ""))
+
+    def _send(self, event: Any) -> None:
+        with self._sending:
+            self._stream.write(self._connection.send(event))
 
     def send(self, message: Message) -> None:
         """Raises ConnectionLost."""
         kind = self._events.TextMessage if isinstance(message, str) else self._events.BytesMessage
         try:
-            self._stream.write(self._connection.send(kind(data=message)))
+            self._send(kind(data=message))
         except (*self._broken, self._protocol_error) as failure:
             raise lost(self._url, failure) from failure
 
     def close(self) -> None:
         try:
-            self._stream.write(self._connection.send(self._events.CloseConnection(code=1000)))
+            self._send(self._events.CloseConnection(code=1000))
         except (*self._broken, self._protocol_error):
             pass
         finally:

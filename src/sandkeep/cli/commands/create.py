@@ -1,0 +1,45 @@
+"""sandkeep create"""
+
+import sys
+from typing import Any
+
+import click
+
+from sandkeep.cli.options import create_options
+from sandkeep.cli.output import working
+from sandkeep.cli.session import Session, pass_session
+
+
+@click.command()
+@click.option("--name", metavar="N", help="With a name it is get-or-create.")
+@create_options
+@click.option(
+    "--persistence",
+    type=click.Choice(["ephemeral", "volume", "snapshot", "full"]),
+    help="What survives a stop (default: volume, the disk).",
+)
+@click.option("--ttl", metavar="T", help="Lifetime, like 1h or 7d.")
+@click.option("--on-expiry", type=click.Choice(["default", "delete"]), help="What the end of its lifetime does.")
+@click.option("--pause-or-disk", is_flag=True, default=None, help="A pause that cannot save memory keeps the disk.")
+@pass_session
+def create(session: Session, /, **spec: Any) -> None:
+    """Make a sandbox, running. Prints its id alone when the output is not a terminal.
+
+    \b
+    Examples:
+      sandkeep create --name dev
+      sandkeep create --name build --cpus 4 --memory 4GiB --env CI=1 --label team=web
+      id=$(sandkeep create --persistence ephemeral --network none --ttl 1h --on-expiry delete)
+    """
+    from sandkeep.sdk import Sandbox
+
+    for mapping in ("env", "labels"):
+        spec[mapping] = spec[mapping] or None
+    with working(session, "making a sandbox"):
+        sandbox = Sandbox.create(**spec, client=session.client())
+    if session.as_json or not sys.stdout.isatty():
+        session.say(sandbox.id, sandbox.view)
+        return
+    session.say(f"{sandbox.name or sandbox.id} is {sandbox.phase} ({sandbox.id}, {sandbox.runtime})")
+    if sandbox.trust != "untrusted code":
+        session.note(f"note: {sandbox.runtime} shares the kernel of its host: {sandbox.trust}")

@@ -1,0 +1,39 @@
+"""sandkeep exec"""
+
+import sys
+from typing import Any
+
+import click
+
+from sandkeep.cli.options import env_option, exec_options, sandbox_argument
+from sandkeep.cli.remote import OWN_FAILURE, Signalled, run_remote, signals_as_errors
+from sandkeep.cli.session import Session, pass_session
+
+
+@click.command()
+@sandbox_argument
+@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@exec_options
+@env_option
+@click.option("--no-resume", is_flag=True, help="Fail rather than wake a paused or stopped sandbox.")
+@pass_session
+def exec_(session: Session, /, ref: str, command: tuple[str, ...], **options: Any) -> None:
+    """Run a command in a sandbox; its output comes as it is made, its exit code is passed on.
+
+    Ctrl-C kills it. Its output goes on after the server restarted, or the sandbox was paused and resumed.
+
+    \b
+    Examples:
+      sandkeep exec dev -- python3 -c 'print(1 + 1)'
+      sandkeep exec dev --cwd /work --env CI=1 --timeout 5m -- make test
+      tar c src | sandkeep exec dev -i -- tar x -C /work
+      sandkeep exec dev -it -- vim notes.txt
+    """
+    session.failure_code = OWN_FAILURE
+    try:
+        with signals_as_errors():
+            code = run_remote(session, session.sandbox(ref), command, **options)
+    except Signalled as ended:
+        code = 128 + ended.number
+    sys.stdout.flush()
+    click.get_current_context().exit(code)

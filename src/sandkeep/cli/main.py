@@ -1,0 +1,28 @@
+"""The `sandkeep` program. `--help` and `--version` are answered here, without importing anything slow."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code. Called by the entry point, which passes it to sys.exit."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "_SANDKEEP_COMPLETE" not in os.environ:
+        if not arguments or arguments in (["--help"], ["-h"]):
+            from sandkeep.cli.table import help_text
+
+            sys.stdout.write(help_text())
+            return 0
+        if arguments == ["--version"]:
+            from sandkeep import __version__
+
+            sys.stdout.write(f"sandkeep {__version__}\n")
+            return 0
+    from sandkeep.cli.run import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

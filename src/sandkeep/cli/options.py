@@ -1,0 +1,97 @@
+"""Arguments and options that several commands share."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class SandboxName(click.types.StringParamType):
+    """A name or an id; completed from the server, which has a second to answer."""
+
+    name = "name or id"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            from sandkeep.sdk import Client, Sandbox
+
+            with Client(timeout=1.0, retry_for=0.0) as client:
+                found = [sandbox.name or sandbox.id for sandbox in Sandbox.list(client=client)]
+        except Exception:
+            # Whatever is wrong, a completion says nothing.
+            return []
+        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
+SANDBOX = SandboxName()
+sandbox_argument = click.argument("ref", metavar="NAME_OR_ID", type=SANDBOX)
+
+
+def pairs(
+    what: str, *, from_environment: bool = False
+) -> Callable[[click.Context, click.Parameter, Any], dict[str, str]]:
+    """K=V, repeated. With `from_environment` a bare K takes its value from our own environment."""
+
+    def parse(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for item in value:
+            name, equals, text = item.partition("=")
+            if not equals and from_environment and name in os.environ:
+                text = os.environ[name]
+            elif not equals or not name:
+                raise click.BadParameter(f"{item!r} is not {what}", ctx, param)
+            found[name] = text
+        return found
+
+    return parse
+
+
+label_option = click.option(
+    "--label", "labels", metavar="K=V", multiple=True, callback=pairs("K=V"), help="A label; may be repeated."
+)
+env_option = click.option(
+    "--env",
+    metavar="K=V",
+    multiple=True,
+    callback=pairs("K=V, nor a variable of this environment", from_environment=True),
+    help="A variable; may be repeated. K alone takes its value from here.",
+)
+
+_CREATE = (
+    click.option("--template", metavar="T", help="What it starts from (default: base)."),
+    click.option("--runtime", metavar="R", help="gvisor (default), or runc: trusted code only."),
+    click.option("--cpus", metavar="C", type=float, help="Processors, like 0.5 or 2."),
+    click.option("--memory", metavar="M", help="Like 512MiB or 2G."),
+    click.option("--disk", metavar="D", help="Like 8GiB."),
+    click.option("--pids", metavar="N", type=int, help="Processes at most."),
+    env_option,
+    label_option,
+    click.option("--network", type=click.Choice(["none", "internet"]), help="What it may reach."),
+)
+
+
+def create_options(function: Command) -> Command:
+    """The flags that `create` and `run` share."""
+    for option in reversed(_CREATE):
+        function = option(function)
+    return function
+
+
+_EXEC = (
+    click.option("-i", "--stdin", "stdin", is_flag=True, help="Pass standard input on."),
+    click.option("-t", "--tty", "tty", is_flag=True, help="A terminal (implies -i)."),
+    click.option("--user", metavar="U", help="Who runs it (default: the template's user)."),
+    click.option("--cwd", metavar="D", help="Its working folder."),
+    click.option("--timeout", metavar="T", help="Kill it after this time, like 30s or 5m."),
+)
+
+
+def exec_options(function: Command) -> Command:
+    """The flags that `exec` and `run` share."""
+    for option in reversed(_EXEC):
+        function = option(function)
+    return function

@@ -1,0 +1,135 @@
+"""Runs a command in a sandbox as if it were here: output and input passed on, signals, the exit code."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from sandkeep.cli.session import Session
+from sandkeep.cli.terminal import interact, window
+
+if TYPE_CHECKING:
+    from sandkeep.sdk import Process, Sandbox
+
+OWN_FAILURE = 125
+# A paused sandbox is waited for this long, seconds.
+PATIENCE = 24 * 3600.0
+_BLOCK = 1 << 16
+
+
+class Signalled(Exception):
+    """This program was told to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextlib.contextmanager
+def signals_as_errors() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise Signalled, so that what was made remotely is cleaned up."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Signalled(number)
+
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def run_remote(
+    session: Session,
+    sandbox: "Sandbox",
+    command: Sequence[str],
+    *,
+    stdin: bool,
+    tty: bool,
+    user: str | None,
+    cwd: str | None,
+    env: Mapping[str, str],
+    timeout: str | None,
+    no_resume: bool = False,
+) -> int:
+    """The exit code: the command's, 128+n after a signal. `command` is argv; none with `tty` is a login shell.
+
+    Raises Signalled after having killed the command, when this program was told to end.
+    """
+    if tty:
+        if timeout is not None:
+            raise click.UsageError("--timeout cannot be used with a terminal")
+        columns, rows = window()
+        terminal = sandbox.open_terminal(
+            list(command),
+            columns=columns,
+            rows=rows,
+            user=user,
+            cwd=cwd,
+            env=env,
+            no_resume=no_resume,
+            resume_within=PATIENCE,
+        )
+        return interact(terminal)
+    process = sandbox.start_process(
+        list(command),
+        user=user,
+        cwd=cwd,
+        env=env,
+        timeout=timeout,
+        stdin=stdin,
+        no_resume=no_resume,
+        resume_within=PATIENCE,
+    )
+    try:
+        return _collect(session, process, stdin) if session.as_json else _stream(session, process, stdin)
+    except (Signalled, BrokenPipeError):
+        process.kill()
+        raise
+    finally:
+        process.detach()
+
+
+def _stream(session: Session, process: "Process", stdin: bool) -> int:
+    from sandkeep.sdk import Output
+
+    if stdin:
+        threading.Thread(target=_pass_input, args=(process,), daemon=True).start()
+    outputs = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    for event in process:
+        if isinstance(event, Output):
+            target = outputs.get(event.stream, sys.stdout.buffer)
+            target.write(event.data)
+            target.flush()
+        else:
+            session.note(f"sandkeep: {event.count} bytes of output were lost while the connection was broken")
+    result = process.wait()
+    if result.timed_out:
+        session.note("sandkeep: the command was killed at its timeout")
+    elif result.out_of_memory:
+        session.note("sandkeep: the command was killed because memory ran out")
+    return result.exit_code
+
+
+def _collect(session: Session, process: "Process", stdin: bool) -> int:
+    result = process.communicate(sys.stdin.buffer.read() if stdin else None)
+    fields = ("exit_code", "signal", "stdout", "stderr", "timed_out", "out_of_memory", "truncated", "duration", "pid")
+    session.say("", {name: getattr(result, name) for name in fields})
+    return result.exit_code
+
+
+def _pass_input(process: "Process") -> None:
+    from sandkeep.sdk import SandkeepError
+
+    # An ended process takes no input: nobody is to be told.
+    with contextlib.suppress(SandkeepError, OSError):
+        while block := os.read(sys.stdin.fileno(), _BLOCK):
+            process.write(block)
+        process.close_stdin()
