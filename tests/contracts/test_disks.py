@@ -17,7 +17,7 @@ EVERY = [pytest.param("btrfs", marks=pytest.mark.requires("btrfs")), "dir", "fak
 LIMITING = EVERY[:1]
 """Those whose capabilities say hard_limit; test_capabilities keeps this list honest."""
 
-TREE_ROOT = 16 << 10
+TREE_ROOT = 8 << 10
 """What btrfs charges for each clone itself, without asking whether the limit allows it."""
 
 
