@@ -1,7 +1,10 @@
 """What contracts.runtime promises, kept by runc, gVisor and the fake."""
 
 import os
+import pickle
+import signal
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -31,7 +34,7 @@ from sandkeep.drivers.fake.runtimes import FakeKernel, FakeRuntime
 from sandkeep.drivers.runtime._oci.cgroup import Group, Groups
 from sandkeep.drivers.runtime._oci.layout import detect
 from sandkeep.drivers.runtime.runc import RuncRuntime
-from sandkeep.drivers.runtime.runsc import GvisorRuntime
+from sandkeep.drivers.runtime.runsc import GvisorRuntime, control, state
 from sandkeep.lib import process
 
 pytestmark = pytest.mark.anyio
@@ -131,9 +134,9 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     try:
         yield made
     finally:
-        for state in await made.runtime.machines():
-            await made.runtime.kill(state.id)
-            assert made.left(state.id) == []
+        for found in await made.runtime.machines():
+            await made.runtime.kill(found.id)
+            assert made.left(found.id) == []
         await made.runtime.close()
         for namespace in made.namespaces:
             drop_namespace(namespace)
@@ -177,6 +180,56 @@ async def test_a_cancelled_boot_leaves_nothing(bench: Bench) -> None:
             await bench.runtime.kill(plan.id)
         assert await bench.runtime.machines() == []
         assert bench.left(plan.id) == []
+
+
+BOOT = """
+import asyncio, pickle, sys
+plan, maker, arguments = pickle.load(sys.stdin.buffer)
+async def main():
+    runtime = maker(*arguments)
+    await runtime.open()
+    print("begun", flush=True)
+    await runtime.boot(plan)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@real
+@pytest.mark.parametrize("seconds", [0.002, 0.02, 0.07])
+async def test_a_boot_that_the_runner_did_not_survive(bench: Bench, seconds: float) -> None:
+    plan = bench.plan()
+    recipe = bench.folder / "recipe"
+    runtime = bench.runtime
+    assert isinstance(runtime, RuncRuntime | GvisorRuntime)
+    recipe.write_bytes(pickle.dumps((plan, type(runtime), (bench.folder / "run", runtime._binary, bench.parent))))
+    output = bench.folder / "output"
+    with recipe.open("rb") as stdin, output.open("wb") as stdout:
+        runner = process.spawn([sys.executable, "-c", BOOT], stdin=stdin, stdout=stdout)
+    await until(lambda: b"begun" in output.read_bytes())
+    await anyio.sleep(seconds)
+    runner.send_signal(signal.SIGKILL)
+    await runner.wait()
+    for found in await bench.runtime.machines():
+        await bench.runtime.kill(found.id)
+    assert await bench.runtime.machines() == []
+    assert bench.left(plan.id) == []
+
+
+@real
+async def test_many_at_once(bench: Bench) -> None:
+    plans = [bench.plan() for _ in range(6)]
+    async with anyio.create_task_group() as group:
+        for plan in plans:
+            group.start_soon(bench.runtime.boot, plan)
+    assert [len(state.pids) > 0 for state in await bench.runtime.machines()] == [True] * 6
+    for plan in plans:
+        await until(lambda root=plan.root: counter(root) > 0)
+    for change in (bench.runtime.freeze, bench.runtime.thaw, bench.runtime.kill):
+        async with anyio.create_task_group() as group:
+            for plan in plans:
+                group.start_soon(change, plan.id)
+    assert [bench.left(plan.id) for plan in plans] == [[]] * 6
 
 
 @real
@@ -303,10 +356,19 @@ async def test_out_of_memory_is_reported(bench: Bench) -> None:
     assert (await bench.state(plan.id)).pids == ()
 
 
+@real
+async def test_the_smallest_machine(bench: Bench) -> None:
+    plan = await bench.boot(cpus=0.1, memory=64 * MIB, pids=16)
+    await counts_on(plan.root)
+    limits = bench.group(plan.id).limits()
+    assert limits.quota == 10_000
+    assert limits.pids == (16 if bench.kind == "runc" else 4096)
+
+
 @native
 async def test_a_fork_bomb_stays_inside(bench: Bench) -> None:
     # a shell that cannot fork ends: the bomb is a child, and process 1 needs no other process afterwards
-    agent = "#!/bin/busybox sh\n(while :; do sleep 100 & done)\nexec sleep 1000\n"
+    agent = "#!/bin/busybox sh\nsleep 0.5\n(while :; do sleep 100 & done)\nexec sleep 1000\n"
     plan = bench.plan(agent=agent, pids=40)
     await bench.runtime.boot(plan)
     await until(lambda: bench.usage(plan.id).processes >= 39)
@@ -419,6 +481,35 @@ async def test_a_saved_machine_goes_on(bench: Bench) -> None:
         assert not (await bench.state(plan.id)).frozen
         if bench.kind != "fake":
             await counts_on(plan.root)
+
+
+@gvisor
+async def test_a_save_that_was_cut_short_is_undone(bench: Bench) -> None:
+    """The runner is killed between gVisor's pause and its own freeze."""
+    plan = await bench.boot()
+    container = state.load(bench.folder / "run/runsc/state", plan.id)
+    assert container
+    (bench.folder / "run/runsc/machines" / plan.id / "paused").touch()
+    await control.pause(container.socket)
+    bench.runtime = bench.open()
+    await bench.runtime.open()
+    assert (await bench.state(plan.id)).frozen
+    await bench.runtime.thaw(plan.id)
+    assert not (await bench.state(plan.id)).frozen
+    await counts_on(plan.root)
+
+
+@gvisor
+async def test_a_cancelled_save_is_undone(bench: Bench) -> None:
+    plan = await bench.boot()
+    for number, seconds in enumerate((0.0005, 0.002, 0.01)):
+        folder = bench.folder / f"image{number}"
+        folder.mkdir()
+        with anyio.move_on_after(seconds):
+            await bench.runtime.save(plan.id, folder)
+        await bench.runtime.thaw(plan.id)
+        assert not (await bench.state(plan.id)).frozen
+        await counts_on(plan.root)
 
 
 @gvisor

@@ -209,7 +209,9 @@ class FakeApi:
         ]
         limit = min(limit, 3)
         rest = start + limit < len(found)
-        return JSONResponse({"items": found[start : start + limit], "next_cursor": str(start + limit) if rest else None})
+        return JSONResponse(
+            {"items": found[start : start + limit], "next_cursor": str(start + limit) if rest else None}
+        )
 
     async def _get(self, request: Request) -> Response:
         return JSONResponse(self.find(request.path_params["ref"]))
@@ -452,7 +454,9 @@ class FakeApi:
 
     async def _key_create(self, request: Request) -> Response:
         name = (await request.json())["name"]
-        return JSONResponse({"id": "key_2", "name": name, "prefix": "sk_cd", "created_at": NOW, "secret": "sk_cdef"}, 201)
+        return JSONResponse(
+            {"id": "key_2", "name": name, "prefix": "sk_cd", "created_at": NOW, "secret": "sk_cdef"}, 201
+        )
 
 
 class Broken(Response):

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -129,7 +130,7 @@ def _stop(servers: tuple[socketserver.BaseServer, ...]) -> None:
 
 
 def listeners(address: str = "0.0.0.0", *ports: int) -> tuple[socketserver.BaseServer, ...]:
-    """TCP and UDP on these ports (default PORT) of the current namespace."""
+    """TCP and UDP on these ports (default PORT) of the current namespace. UDP answers come from `address`."""
     made: list[socketserver.BaseServer] = []
     for port in ports or (PORT,):
         made += [_Tcp((address, port), _Talk), _Udp((address, port), _Talk)]
@@ -156,7 +157,7 @@ def internet(folder: Path, mtu: int = 1500, link: str = "world") -> Iterator[Int
     path = folder / "internet"
     with namespaces.create(path) as inner, Netlink() as host:
         fd = os.open(path, os.O_RDONLY)
-        host.send(rtnetlink.veth(link, b"\2\0\0\0\0\7", "eth0", b"\2\0\0\0\0\x08", 2, fd, mtu))
+        host.send(rtnetlink.veth(link, b"\2\0\0\0\0\7", "eth0", b"\2\0\0\0\0\x08", fd, mtu))
         os.close(fd)
         index = socket.if_nametoindex(link)
         inner.send(*(rtnetlink.link_up(one) for one in (LOOPBACK, 2)), rtnetlink.address_add(2, ROUTER, 30))
@@ -166,7 +167,8 @@ def internet(folder: Path, mtu: int = 1500, link: str = "world") -> Iterator[Int
         host.send(rtnetlink.route_via(index, ROUTER))
     try:
         made = inside(path, lambda: Internet(path, NameServer(ROUTER, TRUTH), NameServer(PUBLIC, LIE)))
-        made.servers += inside(path, lambda: listeners("0.0.0.0", PORT, 80))
+        for address in (ROUTER, *EVERYONE):
+            made.servers += inside(path, partial(listeners, address, PORT))
         yield made
         made.names.close()
         made.liar.close()

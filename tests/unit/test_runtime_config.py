@@ -95,10 +95,9 @@ def test_limits(limits: Limits, native: GroupLimits, gvisor: GroupLimits) -> Non
     assert for_gvisor(limits) == gvisor
 
 
-@pytest.mark.parametrize("name", ["dev", "proc", "sys", "etc", "run", "dev/pts", ".sandkeep"])
+@pytest.mark.parametrize("name", ["dev", "proc", "sys", "etc", "run", "tmp", ".sandkeep"])
 def test_a_root_with_a_link_is_refused(tmp_path: Path, name: str) -> None:
     check_root(tmp_path)
-    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to("/etc")
     with pytest.raises(InvalidArgument, match=name):
         check_root(tmp_path)

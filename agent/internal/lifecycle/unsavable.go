@@ -22,7 +22,7 @@ type holder struct {
 	PID     int    `json:"pid"`
 	Process string `json:"process"`
 	Path    string `json:"path"`
-	Kind    string `json:"kind"` // fd or map
+	Kind    string `json:"kind"` // fd, map or cwd
 }
 
 // unsavable lists what gVisor could not save. truncated says that the deadline came first.
@@ -37,7 +37,11 @@ func unsavable(deadline time.Time) (found []holder, truncated bool) {
 			return found[:min(len(found), maxHolders)], true
 		}
 		folder := "/proc/" + strconv.Itoa(pid)
-		held := append(deletedOpen(folder, root.Dev), deletedMapped(folder, root.Dev)...)
+		held := deletedOpen(folder, root.Dev)
+		if path, yes := deletedLink(folder+"/cwd", root.Dev); yes {
+			held = append(held, holder{Path: path, Kind: "cwd"})
+		}
+		held = append(held, deletedMapped(folder, root.Dev)...)
 		if len(held) == 0 {
 			continue
 		}
@@ -50,7 +54,7 @@ func unsavable(deadline time.Time) (found []holder, truncated bool) {
 	return found[:min(len(found), maxHolders)], false
 }
 
-// deletedOpen asks each descriptor itself for its links rather than trusting its name.
+// deletedOpen looks at every descriptor of a process.
 func deletedOpen(folder string, device uint64) (held []holder) {
 	descriptors, err := os.Open(folder + "/fd")
 	if err != nil {
@@ -58,26 +62,36 @@ func deletedOpen(folder string, device uint64) (held []holder) {
 	}
 	defer descriptors.Close()
 	names, _ := descriptors.Readdirnames(-1)
+	seen := map[string]bool{}
 	for _, name := range names {
-		link := folder + "/fd/" + name
-		path, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(path, "/") {
-			continue // a pipe, a socket, an anonymous thing
+		if path, yes := deletedLink(folder+"/fd/"+name, device); yes && !seen[path] {
+			seen[path] = true
+			held = append(held, holder{Path: path, Kind: "fd"})
 		}
-		var stat syscall.Stat_t
-		if syscall.Stat(link, &stat) != nil || !isDeleted(path, &stat, device) {
-			continue
-		}
-		held = append(held, holder{Path: strings.TrimSuffix(path, deletedMark), Kind: "fd"})
 	}
 	return held
 }
 
-func isDeleted(path string, stat *syscall.Stat_t, device uint64) bool {
-	if kind := stat.Mode & syscall.S_IFMT; kind != syscall.S_IFREG && kind != syscall.S_IFDIR {
-		return false
+// deletedLink tells whether a link of /proc leads to a deleted file or directory of the root disk. gVisor 20240729
+// goes on saying that such a file has one link, so the mark in its name counts as well.
+func deletedLink(link string, device uint64) (path string, deleted bool) {
+	path, err := os.Readlink(link)
+	if err != nil || !strings.HasPrefix(path, "/") {
+		return "", false // a pipe, a socket, an anonymous thing
 	}
-	return uint64(stat.Dev) == device && (stat.Nlink == 0 || strings.HasSuffix(path, deletedMark))
+	marked := strings.HasSuffix(path, deletedMark)
+	var stat syscall.Stat_t
+	if syscall.Stat(link, &stat) != nil || uint64(stat.Dev) != device {
+		return "", false
+	}
+	if kind := stat.Mode & syscall.S_IFMT; kind != syscall.S_IFREG && kind != syscall.S_IFDIR {
+		return "", false
+	}
+	var same syscall.Stat_t
+	if marked && syscall.Lstat(path, &same) == nil && same.Ino == stat.Ino {
+		return "", false // it is just called so
+	}
+	return strings.TrimSuffix(path, deletedMark), marked || stat.Nlink == 0
 }
 
 // deletedMapped finds mapped files that are gone. Their device is in the line, as major and minor.

@@ -12,7 +12,11 @@ import (
 var shielded atomic.Bool
 
 // Shield asks the kernel to spare pid 1, whose death ends the sandbox. Often not permitted; then nothing changes.
+// gVisor (which has no osrelease there) takes the score and ignores it, so it is not worth a write per process.
 func Shield() {
+	if _, err := os.Stat("/proc/sys/kernel/osrelease"); err != nil {
+		return
+	}
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0)
 	score, err := os.ReadFile("/proc/self/oom_score_adj")
 	shielded.Store(err == nil && strings.HasPrefix(string(score), "-"))

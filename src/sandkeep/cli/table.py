@@ -44,7 +44,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 HIDDEN: dict[str, tuple[str, str]] = {
     "server": ("host:server", "Run the control plane."),
     "runner": ("host:runner", "Run the node's root daemon."),
-    "resolver": ("host:resolver", "Answer the sandboxes' DNS."),
+    "bootstrap-key": ("host:bootstrap_key", "Make the first API key."),
 }
 
 _HEAD = """\

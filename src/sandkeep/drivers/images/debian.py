@@ -92,7 +92,7 @@ def command(recipe: str, folder: Path, listed: Path, options: list[str]) -> list
     """The command line of one build."""
     excludes = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     return [
-        *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
+        *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child"),
         *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
         f"--include={','.join(RECIPES[recipe])}",
         *excludes,

@@ -18,7 +18,7 @@ from sandkeep.drivers.network.layout import (
 )
 from sandkeep.drivers.network.rtnetlink import LOOPBACK, Netlink
 
-_PEER, _PEER_INDEX = "eth0", 2
+_PEER = "eth0"
 _GONE = (errno.ENODEV, errno.ENXIO, errno.ESRCH, errno.ENOENT)
 
 
@@ -33,7 +33,7 @@ def make_pair(settings: NetworkSettings, host: Netlink, namespace: Path, slot: i
     name = settings.interface(slot)
     fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        host.send(rtnetlink.veth(name, HOST_MAC, _PEER, INNER_MAC, _PEER_INDEX, fd, mtu))
+        host.send(rtnetlink.veth(name, HOST_MAC, _PEER, INNER_MAC, fd, mtu))
     finally:
         os.close(fd)
     return socket.if_nametoindex(name)
@@ -54,11 +54,15 @@ def configure_host(settings: NetworkSettings, host: Netlink, slot: int, index: i
 
 def configure_inside(inner: Netlink) -> None:
     """Addresses and route of eth0, by a socket that lives inside. Idempotent."""
+    found = inner.link(_PEER)
+    if found is None:
+        raise OSError(errno.ENODEV, "no eth0 inside")
+    index, _ = found
     inner.send(
-        rtnetlink.link_up(_PEER_INDEX),
+        rtnetlink.link_up(index),
         rtnetlink.link_up(LOOPBACK),
-        rtnetlink.address_add(_PEER_INDEX, INNER, INNER_PREFIX),
-        rtnetlink.route_via(_PEER_INDEX, GATEWAY),
+        rtnetlink.address_add(index, INNER, INNER_PREFIX),
+        rtnetlink.route_via(index, GATEWAY),
     )
 
 
@@ -75,7 +79,8 @@ def is_configured_inside(namespace: Path) -> bool:
 
     def work() -> bool:
         with Netlink() as inner:
-            return inner.is_up(_PEER_INDEX)
+            found = inner.link(_PEER)
+            return found is not None and found[1]
 
     return namespaces.inside(namespace, work)
 

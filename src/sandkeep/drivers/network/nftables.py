@@ -49,7 +49,7 @@ class NftLibrary:
         for name in ("nft_ctx_get_error_buffer", "nft_ctx_get_output_buffer"):
             getattr(library, name).restype = ctypes.c_char_p
             getattr(library, name).argtypes = [ctypes.c_void_p]
-        for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+        for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error", "nft_ctx_free"):
             getattr(library, name).argtypes = [ctypes.c_void_p]
         library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
         library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
@@ -58,6 +58,10 @@ class NftLibrary:
         library.nft_ctx_buffer_output(self._context)
         library.nft_ctx_buffer_error(self._context)
         self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_context"):
+            self._library.nft_ctx_free(self._context)
 
     def _run(self, text: str, flags: int) -> str:
         with self._lock:

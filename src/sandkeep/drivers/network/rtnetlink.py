@@ -3,6 +3,7 @@
 A socket stays in the network namespace of the thread that opened it. Structures: rtnetlink(7), linux/rtnetlink.h.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -73,10 +74,10 @@ def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", 0, 0, index, flags, change)
 
 
-def veth(name: str, mac: bytes, peer: str, peer_mac: bytes, peer_index: int, namespace_fd: int, mtu: int) -> Request:
+def veth(name: str, mac: bytes, peer: str, peer_mac: bytes, namespace_fd: int, mtu: int) -> Request:
     """A pair: `name` here, `peer` born right in the namespace behind `namespace_fd`; both down."""
     size = attribute(_IFLA_MTU, struct.pack("=I", mtu))
-    inside = _link(peer_index) + _name(peer) + attribute(_IFLA_ADDRESS, peer_mac) + size
+    inside = _link() + _name(peer) + attribute(_IFLA_ADDRESS, peer_mac) + size
     inside += attribute(_IFLA_NET_NS_FD, struct.pack("=I", namespace_fd))
     info = attribute(_INFO_KIND, b"veth\0") + attribute(_INFO_DATA, attribute(_VETH_PEER, inside))
     outside = _link() + _name(name) + attribute(_IFLA_ADDRESS, mac) + size + attribute(_IFLA_LINKINFO, info)
@@ -206,9 +207,16 @@ class Netlink:
             return None
         return None
 
-    def is_up(self, index: int) -> bool:
-        answers = self.dump(_GETLINK, _link(index), flags=0)
-        return any(struct.unpack_from("=I", answer, 8)[0] & _UP for _, answer in answers)
+    def link(self, name: str) -> tuple[int, bool] | None:
+        """(index, up) of the interface of this name in the socket's namespace; None when there is none."""
+        try:
+            for _, answer in self.dump(_GETLINK, _link() + _name(name), flags=0):
+                index, flags = struct.unpack_from("=iI", answer, 4)
+                return index, bool(flags & _UP)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        return None
 
     def routes(self) -> list[Route]:
         """The IPv4 routes of the main table that lead to an interface."""

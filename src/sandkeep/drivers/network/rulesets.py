@@ -81,7 +81,7 @@ def _guard(settings: NetworkSettings) -> str:
 		iifname {ours} ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport 53 redirect to :{settings.dns_port}
 	}}
 	chain departed {{ type filter hook prerouting priority filter;
-		ip daddr {settings.address_range} fib daddr type unreachable meta l4proto tcp reject with tcp reset
+		ip daddr {settings.address_range} fib daddr oif missing meta l4proto tcp reject with tcp reset
 	}}
 
 	chain early_input {{ type filter hook input priority filter - 10;
@@ -149,15 +149,20 @@ def _chain(settings: NetworkSettings, slot: int, name: str) -> str:
     ]
     unique = settings.address(slot)
     if name == _IN:
-        # ARP only as the inside's own address for the gateway: nobody fills the host's neighbour table.
+        # ARP only as the inside's own address for the gateway, and translated, too: the host's strict rp_filter wants
+        # a source that it has a route to, and nobody fills its neighbour table.
         rules = [
-            f"arp saddr ip {INNER} arp daddr ip {GATEWAY} accept",
+            f"arp saddr ip {INNER} arp daddr ip {GATEWAY} arp saddr ip set {unique} accept",
             "meta protocol != ip counter drop",
             f"ip saddr != {INNER} counter drop",
             f"ip saddr set {unique}",
         ]
     else:
-        rules = ["meta protocol != { ip, arp } drop", f"ip daddr {unique} ip daddr set {INNER}"]
+        rules = [
+            f"arp daddr ip {unique} arp daddr ip set {INNER}",
+            "meta protocol != { ip, arp } drop",
+            f"ip daddr {unique} ip daddr set {INNER}",
+        ]
     return "\n".join([*lines, *(f"add rule {where} {rule}" for rule in rules)])
 
 
@@ -202,7 +207,7 @@ _LINK_CHAIN = re.compile(rf"\tchain ({_IN}|{_OUT})([1-9][0-9]*) \{{")
 _HOLDER = re.compile(r"\t(map|set|chain) (\w+) \{")
 _QUOTED = re.compile(r'"([^"]+)"')
 _RULE = re.compile(r"\t\t(?!type |flags |elements )[a-z]")
-_LINK_RULES = {_IN: 4, _OUT: 2}
+_LINK_RULES = {_IN: 4, _OUT: 3}
 
 
 def _count_rules(text: str) -> int:

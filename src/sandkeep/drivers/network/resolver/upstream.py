@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import socket
 import struct
 import time
@@ -98,7 +97,7 @@ class Upstream:
     async def _ask_one(
         self, address: str, query: message.Query, data: bytes, timeout: float, by_tcp: bool
     ) -> bytes | None:
-        identifier = secrets.randbelow(1 << 16)
+        identifier = int.from_bytes(os.urandom(2), "big")
         packet = message.with_identifier(data, identifier)
         answer = None
         if by_tcp:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sandkeep.domain.errors import InvalidArgument
 
-_FOLDERS = ("dev", "proc", "sys", "etc", "run", "tmp", ".sandkeep", "dev/pts", "dev/shm", "dev/mqueue")
+_FOLDERS = ("dev", "proc", "sys", "etc", "run", "tmp", ".sandkeep")
 
 
 def check_root(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 from anyio.to_thread import run_sync
@@ -20,6 +21,8 @@ from sandkeep.drivers.runtime.runc import state
 from sandkeep.lib import process
 
 _BOOT_TIMEOUT = 60.0
+_STARTING_PIDS = 64
+"""Threads of runc itself, which is in the machine's group until it has started it."""
 _NO_MEMORY = "runc cannot save memory: use gvisor, or keep the sandbox's disk (persistence volume)"
 _SAFE_SINCE = {(1, 3): 6, (1, 4): 3}
 """Minor versions and their first release without the escapes of 2025 and 2026 (CVE-2025-31133, -52565, -52881)."""
@@ -74,10 +77,12 @@ class RuncRuntime:
         if await run_sync(self._folders.bundle(plan.id).exists):
             raise Conflict(f"there is a machine {plan.id} already")
         try:
-            bundle = await self._machines.prepare(plan, oci, for_native(plan.limits))
+            limits = for_native(plan.limits)
+            bundle = await self._machines.prepare(plan, oci, replace(limits, pids=limits.pids + _STARTING_PIDS))
             enter = ["/bin/sh", "-c", ENTER, "sh", *group.entrances(), "--"]
             run = [str(self._binary), f"--root={self._folders.state}", "run", "--detach", f"--bundle={bundle}", plan.id]
             await self._machines.run(plan.id, [*enter, *run], _BOOT_TIMEOUT)
+            await self._machines.set_limits(plan.id, limits)
         except BaseException:
             await self._machines.kill(plan.id)
             raise

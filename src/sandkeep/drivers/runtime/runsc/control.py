@@ -67,7 +67,8 @@ async def pause(path: str) -> None:
 
 
 async def resume(path: str) -> None:
-    await call(path, "containerManager.Resume")
+    """Waits for a checkpoint that somebody else began."""
+    await call(path, "containerManager.Resume", timeout=120)
 
 
 async def checkpoint(path: str, folder: Path | None, *, timeout: float) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -163,16 +164,12 @@ class GvisorRuntime:
         self._savable(machine_id)
         group, marker = self._machines.group(machine_id), self._marker(machine_id)
         try:
-            if not marker.exists():
+            with anyio.CancelScope(shield=True):  # marker and pause together, or a thaw would resume once too often
+                already = marker.exists()
                 await run_sync(marker.touch)
                 await run_sync(group.thaw)
-                try:
-                    await control.pause(self._socket(machine_id))
-                except Internal:
-                    marker.unlink(missing_ok=True)
-                    raise
-            else:
-                await run_sync(group.thaw)
+                if not already:
+                    await self._pause(machine_id)
             await self._checkpoint(machine_id, folder)
         finally:
             with anyio.CancelScope(shield=True):
@@ -180,6 +177,14 @@ class GvisorRuntime:
                     await run_sync(group.freeze)
         await run_sync(_sync, folder)
         return MemoryImage(control.IMAGE_FILES, self._checked_build.requires())
+
+    async def _pause(self, machine_id: str) -> None:
+        """Stop the guest. The marker goes when gVisor did not do it."""
+        try:
+            await control.pause(self._socket(machine_id))
+        except (Internal, control.CallFailedError) as error:
+            self._marker(machine_id).unlink(missing_ok=True)
+            raise Internal(f"gVisor could not stop its guest: {error}") from error
 
     def check_image(self, image: MemoryImage) -> None:
         self._checked_build.check(image.requires)
@@ -189,7 +194,9 @@ class GvisorRuntime:
         await self._machines.set_limits(machine_id, for_gvisor(limits))
 
     async def machines(self) -> list[MachineState]:
-        return await self._machines.states() if self._opened else []
+        """A machine whose guest gVisor itself stopped (the runner died in the middle of a save) is frozen, too."""
+        states = await self._machines.states() if self._opened else []
+        return [replace(state, frozen=state.frozen or self._marker(state.id).exists()) for state in states]
 
     async def wait_exit(self, machine_id: str) -> str:
         return await self._machines.wait_exit(machine_id)

@@ -1,0 +1,40 @@
+# Two commands: `make up` brings up the platform and shows it; `make test` proves it.
+.PHONY: help install up down purge demo test test-all check bench reference sync
+
+help:
+	@echo "make up        install, set up this host, start, and run the demo (root)"
+	@echo "make down      stop the daemons; sandboxes and data stay"
+	@echo "make purge     remove everything that make up made"
+	@echo "make test      all tests, on the real runtimes, in an instance of their own (root)"
+	@echo "make test-all  the long ones too, resumable; results in tests/results"
+	@echo "make check     format, lint, types, layers"
+	@echo "make bench     the table of times, beside the bare runtimes"
+
+install:
+	@scripts/install.sh
+
+up: install
+	@sandkeep setup
+	@sandkeep up
+	@sandkeep demo
+
+down:
+	@sandkeep down
+
+purge:
+	@scripts/purge.sh
+
+test:
+	@scripts/test.sh
+
+test-all:
+	@SANDKEEP_TESTS=all scripts/test.sh
+
+check:
+	@scripts/test.sh check
+
+bench:
+	@scripts/test.sh bench
+
+reference:
+	@scripts/test.sh reference

@@ -1,0 +1,89 @@
+"""What both daemons share: one of a kind per instance, and a clean way to end."""
+
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+import uvicorn
+
+from sandkeep.domain.errors import Conflict
+from sandkeep.telemetry.log import log
+
+
+@contextmanager
+def only_one(run_folder: Path, name: str) -> Iterator[None]:
+    """Holds run_folder/<name>.pid locked while the body runs. Raises Conflict when another process does."""
+    path = run_folder / f"{name}.pid"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"the {name} of this instance runs already") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def holder(run_folder: Path, name: str) -> int | None:
+    """The pid of the running daemon, or None. The lock tells, not the file."""
+    try:
+        fd = os.open(run_folder / f"{name}.pid", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(fd, 32, 0).decode().strip()
+            return int(text) if text.isdigit() else None
+        return None
+    finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def until_signalled(name: str) -> AsyncIterator[anyio.CancelScope]:
+    """The body runs until SIGTERM or SIGINT."""
+    async with anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _ in signals:
+                    log("daemon.stopping", daemon=name)
+                    tasks.cancel_scope.cancel()
+                    return
+
+        tasks.start_soon(listen)
+        yield tasks.cancel_scope
+        tasks.cancel_scope.cancel()
+
+
+class Listener(uvicorn.Server):
+    """uvicorn without its own signal handling: the daemon decides when to end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listener(app: object, **options: object) -> Listener:
+    defaults: dict[str, object] = {
+        "log_config": None,
+        "access_log": False,
+        "lifespan": "off",
+        "server_header": False,
+        "date_header": False,
+        "timeout_graceful_shutdown": 2,
+        "loop": "asyncio",
+        "http": "httptools",
+        "h11_max_incomplete_event_size": 64 << 10,
+    }
+    return Listener(uvicorn.Config(app, **{**defaults, **options}))  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""`sandkeep demo`: the main job on real input, each step with its time. Needs no internet."""
+
+import base64
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sandkeep.domain.errors import Internal
+from sandkeep.domain.quantities import MIB
+from sandkeep.engine import host
+from sandkeep.sdk import Client, Sandbox
+
+Say = Callable[[str], None]
+
+NAME = "demo"
+_COUNTER = """\
+import os, time
+import sandkeep_greeting
+count = 0
+while True:
+    count += 1
+    with open("/home/user/count.new", "w") as file:
+        file.write(f"{os.getpid()} {count}")
+    os.replace("/home/user/count.new", "/home/user/count")
+    time.sleep(0.05)
+"""
+
+
+def wheel() -> tuple[str, bytes]:
+    """A tiny package as a wheel: its file name and content."""
+    stem, info = "sandkeep_greeting", "sandkeep_greeting-1.0.dist-info"
+    files = {
+        f"{stem}.py": b'def greet():\n    return "hello from a package that survived"\n',
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: sandkeep-greeting\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: sandkeep\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
+    files[f"{info}/RECORD"] = (record + f"{info}/RECORD,,\n").encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return "sandkeep_greeting-1.0-py3-none-any.whl", packed.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+class Demo:
+    def __init__(self, client: Client, say: Say) -> None:
+        self._client = client
+        self._say = say
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Times a step; the body may add what it found."""
+        found: list[str] = []
+        begun = time.perf_counter()
+        yield found.append
+        self._say(f"  {(time.perf_counter() - begun) * 1000:7.0f} ms  {what}{': ' + ', '.join(found) if found else ''}")
+
+    def run(self) -> str:
+        """Returns the sandbox's name; it is left for the user. Raises Internal when something did not survive."""
+        for old in Sandbox.list(client=self._client, name=NAME):
+            old.delete()
+        self._say("A sandbox that keeps its files, packages, processes and memory:")
+        with self._step("create a gVisor sandbox, persistence=full"):
+            sandbox = Sandbox.create(name=NAME, persistence="full", runtime="gvisor", memory="512MiB", client=self._client)
+        with self._step("clone a git repository") as found:
+            _run(sandbox, _MAKE_REPOSITORY)
+            _run(sandbox, "git clone -q /home/user/origin /home/user/work")
+            found(_run(sandbox, "git -C /home/user/work log --oneline"))
+        with self._step("install a Python package into a venv") as found:
+            name, data = wheel()
+            sandbox.files.write(f"/home/user/{name}", data)
+            _run(sandbox, f"python3 -m venv /home/user/venv && /home/user/venv/bin/pip -q install --no-index /home/user/{name}")
+            found(_greet(sandbox))
+        with self._step("start a background counter") as found:
+            sandbox.files.write("/home/user/counter.py", _COUNTER)
+            process = sandbox.start_process(["/home/user/venv/bin/python", "/home/user/counter.py"])
+            process.detach()
+            before = _count(sandbox, at_least=20)
+            found(f"pid {before[0]} has counted to {before[1]}")
+        used = sandbox.stats().memory or 0
+        free_before = host.memory()[1]
+        with self._step("pause: memory, processes and disk as one generation"):
+            sandbox.pause()
+        time_away = time.monotonic()
+        freed = max(0, host.memory()[1] - free_before)
+        self._say(f"              the host got {freed // MIB} MiB back (it used {used // MIB} MiB)")
+        with self._step("resume"):
+            sandbox.resume()
+        with self._step("look at what survived") as found:
+            after = _count(sandbox, at_least=before[1] + 1)
+            if after[0] != before[0] or after[1] <= before[1]:
+                raise Internal(f"the counter did not go on: before {before}, after {after}")
+            found(f"pid {after[0]} went on from {before[1]} to {after[1]}")
+            found(_greet(sandbox))
+            found(f"repository at {_run(sandbox, 'git -C /home/user/work rev-parse --short HEAD')}")
+        self._say(f"              it was away for {time.monotonic() - time_away:.1f} s in all")
+        self._say("")
+        self._say("Go on with it:")
+        for line in (
+            f"sandkeep exec {NAME} -- cat /home/user/count",
+            f"sandkeep shell {NAME}",
+            f"sandkeep pause {NAME}      # exec and shell wake it again",
+            f"sandkeep delete {NAME}",
+            "sandkeep create --name mine && sandkeep exec mine -- uname -a",
+        ):
+            self._say(f"  {line}")
+        return NAME
+
+
+_MAKE_REPOSITORY = """
+set -e
+rm -rf /home/user/origin && git init -q /home/user/origin && cd /home/user/origin
+git config user.email demo@sandkeep.invalid && git config user.name Demo
+echo 'kept' > README && git add README && git commit -qm 'first commit'
+"""
+
+
+def _run(sandbox: Sandbox, line: str) -> str:
+    done = sandbox.exec(line, timeout=120)
+    if done.exit_code:
+        raise Internal(f"{line.strip().splitlines()[0]!r} ended with {done.exit_code}: {done.stderr.strip()[-400:]}")
+    return str(done.stdout).strip()
+
+
+def _greet(sandbox: Sandbox) -> str:
+    return _run(sandbox, "/home/user/venv/bin/python -c 'import sandkeep_greeting; print(sandkeep_greeting.greet())'")
+
+
+def _count(sandbox: Sandbox, at_least: int) -> tuple[int, int]:
+    """(pid, count) once it has counted that far; 20 s at most."""
+    line = (
+        f"for i in $(seq 400); do read pid n < /home/user/count 2>/dev/null; "
+        f'[ "${{n:-0}}" -ge {at_least} ] && break; sleep 0.05; done; echo $pid $n'
+    )
+    pid, count = _run(sandbox, line).split()
+    return int(pid), int(count)

@@ -1,0 +1,81 @@
+"""What the command line may call of the host side: each function is one command. Only cli/commands/host imports this."""
+
+from typing import Any
+
+import anyio
+
+from sandkeep.app import settings as settings_module
+from sandkeep.app.doctor import Finding, examine
+from sandkeep.app.settings import Settings
+from sandkeep.app.standalone import Say
+
+load = settings_module.load
+
+
+def setup(settings: Settings, say: Say, templates: tuple[str, ...], asked: dict[str, Any]) -> None:
+    from sandkeep.app.setup import host
+
+    async def work() -> None:
+        await host.setup(settings, say, templates=templates, asked=asked)
+
+    anyio.run(work)
+
+
+def up(settings: Settings, say: Say) -> None:
+    from sandkeep.app import standalone
+
+    anyio.run(standalone.up, settings, say)
+
+
+def down(settings: Settings, say: Say) -> None:
+    from sandkeep.app import standalone
+
+    anyio.run(standalone.down, settings, say)
+
+
+def demo(settings: Settings, say: Say) -> str:
+    from sandkeep.app.demo import Demo
+    from sandkeep.sdk import Client
+
+    with Client(instance=settings.instance) as client:
+        return Demo(client, say).run()
+
+
+def doctor(settings: Settings, deep: bool) -> list[Finding]:
+    return anyio.run(examine, settings, deep)
+
+
+def fsck(settings: Settings) -> dict[str, Any]:
+    from sandkeep.app.inspection import inspect
+
+    return anyio.run(inspect, settings)
+
+
+def what_purge_removes(settings: Settings) -> list[str]:
+    from sandkeep.app.setup.purge import what_goes
+
+    return what_goes(settings)
+
+
+def purge(settings: Settings, say: Say) -> None:
+    from sandkeep.app.setup.purge import purge as work
+
+    anyio.run(work, settings, say)
+
+
+def server(settings: Settings) -> None:
+    from sandkeep.app.server import run_server
+
+    anyio.run(run_server, settings)
+
+
+def runner(settings: Settings) -> None:
+    from sandkeep.app.runner import run_runner
+
+    anyio.run(run_runner, settings)
+
+
+def bootstrap_key(settings: Settings) -> str:
+    from sandkeep.app.standalone import bootstrap_key as work
+
+    return anyio.run(work, settings)

@@ -1,0 +1,85 @@
+"""The server daemon: the control plane and its doors, as an unprivileged user."""
+
+import os
+import pwd
+import socket
+
+import anyio
+
+from sandkeep import __version__
+from sandkeep.app.daemon import listener, only_one, until_signalled
+from sandkeep.app.settings import Settings
+from sandkeep.app.wiring import SystemClock
+from sandkeep.control.events import Events
+from sandkeep.control.keys import Keys
+from sandkeep.control.reconciler import Reconciler
+from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.templates import Templates
+from sandkeep.domain.errors import Unavailable
+from sandkeep.drivers.guest.agent import AgentGuest
+from sandkeep.drivers.runner.remote import remote_runner
+from sandkeep.edge.api.app import api_app
+from sandkeep.edge.api.services import Services
+from sandkeep.store.database import Database
+from sandkeep.telemetry import log as logs
+
+
+def database_of(settings: Settings) -> Database:
+    return Database(f"sqlite+aiosqlite:///{settings.database}")
+
+
+async def run_server(settings: Settings) -> None:
+    """Until SIGTERM."""
+    logs.set_up(settings.log_level)
+    drop_privileges(settings.user)
+    with only_one(settings.run_folder / "server", "server"):
+        database = database_of(settings)
+        await database.open()
+        clock = SystemClock()
+        events = Events(database, clock)
+        keys = Keys(events, clock)
+        runner = remote_runner(str(settings.runner_socket))
+        guest = AgentGuest()
+        sandboxes = Sandboxes(events, runner, guest, clock)
+        templates = Templates(events, sandboxes, runner, guest, clock)
+        reconciler = Reconciler(events, sandboxes, templates, runner, clock, await keys.default_project())
+        services = Services(__version__, keys, sandboxes, templates, events, reconciler, runner, guest)
+        server = listener(api_app(services, __version__), ws="websockets-sansio", ws_max_size=1 << 20)
+        listening = _listen(settings)
+        try:
+            async with until_signalled("server"), anyio.create_task_group() as tasks:
+                templates.start(tasks)
+                tasks.start_soon(reconciler.run)
+                logs.log("daemon.started", daemon="server", version=__version__, port=settings.port)
+                await server.serve([listening])
+        finally:
+            with anyio.CancelScope(shield=True):
+                await database.close()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        raise Unavailable(
+            f"the server cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+            hint="another program has the port: set `port` in the instance's settings file",
+        ) from error
+    listening.listen(1024)
+    listening.setblocking(False)
+    return listening
+
+
+def drop_privileges(user: str) -> None:
+    """Become the unprivileged system user for good. Nothing to do when started as it."""
+    if os.geteuid() != 0:
+        return
+    account = pwd.getpwnam(user)
+    os.setgroups([])
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+    os.environ["HOME"] = account.pw_dir
+    os.umask(0o077)

@@ -1,0 +1,151 @@
+"""Settings of one instance: a TOML file, then environment variables SANDKEEP_<NAME>, then flags.
+
+The file is /etc/sandkeep/<instance>.toml; setup writes it, people may edit it. Every setting has a default that works.
+"""
+
+import hashlib
+import os
+import tomllib
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.names import check_name
+from sandkeep.domain.quantities import MIB, parse_duration, parse_size
+
+DEFAULT = "default"
+CONFIG_FOLDER = Path(os.environ.get("SANDKEEP_CONFIG_FOLDER", "/etc/sandkeep"))
+
+
+class Settings(BaseModel):
+    """Descriptions here are the settings reference."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instance: str = Field(DEFAULT, description="Name of the instance; two instances on a host never touch each other.")
+    host: str = Field("127.0.0.1", description="Address that the server listens on.")
+    port: int = Field(0, description="Port that the server listens on; 0: 7777 for `default`, derived for others.")
+    data_folder: Path = Field(Path(), description="Database, records, pool. Default /var/lib/sandkeep/<instance>.")
+    run_folder: Path = Field(Path(), description="Sockets, pid files, live state. Default /run/sandkeep/<instance>.")
+    log_folder: Path = Field(Path(), description="Logs of the daemons. Default /var/log/sandkeep/<instance>.")
+    prefix: str = Field("", description="Begins every name on the host: links, nft tables, machines.")
+    address_range: IPv4Network = Field(
+        IPv4Network("0.0.0.0/32"), description="Addresses of the sandboxes on the host's side, one each."
+    )
+    dns_port: int = Field(0, description="Where the guests' resolver listens on the gateway address.")
+    user: str = Field("sandkeep", description="System user of the server and the resolver.")
+    disk_driver: Literal["auto", "btrfs", "dir"] = Field(
+        "auto", description="btrfs: hard limits and snapshots in milliseconds; dir: plain folders, no limits."
+    )
+    pool_size: int | None = Field(None, description="Bytes of the pool file; default half the free space, at most 64 GiB.")
+    pool_device: Path | None = Field(None, description="A block device for the pool, instead of a file.")
+    pool_sparse: bool = Field(False, description="Do not allocate the pool file: for tests.")
+    runsc: Path | None = Field(None, description="The gVisor binary; setup finds or fetches one.")
+    runc: Path | None = Field(None, description="The runc binary; default: the one in PATH.")
+    gvisor_platform: Literal["auto", "ptrace", "systrap"] = Field("auto", description="How gVisor intercepts system calls.")
+    memory_overcommit: float = Field(4.0, gt=0, le=64, description="How often the host's RAM may be promised.")
+    memory_reserve: int = Field(512 * MIB, description="Bytes of RAM that admission keeps free.")
+    pool_reserve: int = Field(256 * MIB, description="Bytes of the pool that admission keeps free.")
+    extra_ca: Path | None = Field(None, description="PEM file of certificate authorities that guests shall trust.")
+    http_proxy: str = Field("", description="HTTP proxy that guests are told of (http_proxy, https_proxy).")
+    no_proxy: str = Field("", description="Names that guests reach without the proxy.")
+    dns_rate: float = Field(100.0, gt=0, description="DNS queries per second and sandbox.")
+    resolv_conf: Path = Field(Path("/etc/resolv.conf"), description="Whose resolvers answer for the guests.")
+    boot_deadline: float = Field(30.0, gt=0, description="Seconds for an agent to answer after its boot.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What the daemons log.")
+
+    @field_validator("pool_size", "memory_reserve", "pool_reserve", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("boot_deadline", mode="before")
+    @classmethod
+    def _durations(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, values: dict[str, Any]) -> dict[str, Any]:
+        instance = check_name(str(values.get("instance", DEFAULT)), "instance")
+        derived = derive(instance)
+        return {**derived, **{key: value for key, value in values.items() if value not in (None, "", 0, "0")}}
+
+    @property
+    def database(self) -> Path:
+        return self.data_folder / "server" / "sandkeep.db"
+
+    @property
+    def node_folder(self) -> Path:
+        return self.data_folder / "node"
+
+    @property
+    def pool_folder(self) -> Path:
+        return self.data_folder / "pool"
+
+    @property
+    def pool_image(self) -> Path:
+        return self.data_folder / "pool.img"
+
+    @property
+    def agents_folder(self) -> Path:
+        return self.data_folder / "agents"
+
+    @property
+    def runner_socket(self) -> Path:
+        return self.run_folder / "runner.sock"
+
+    @property
+    def cgroup_parent(self) -> str:
+        return f"sandkeep-{self.instance}"
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
+        return f"http://{host}:{self.port}"
+
+
+def derive(instance: str) -> dict[str, Any]:
+    """What follows from the name alone; two names give distinct values but for accidents, which setup meets."""
+    mark = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:4])
+    default = instance == DEFAULT
+    return {
+        "instance": instance,
+        "port": 7777 if default else 20000 + mark % 10000,
+        "dns_port": 5300 if default else 30000 + mark % 10000,
+        "prefix": "sk" if default else f"s{mark % 36**4:04x}"[:6].replace("v", "w"),
+        "address_range": "10.210.0.0/16" if default else f"10.{211 + mark % 40}.{mark // 64 % 16 * 16}.0/20",
+        "data_folder": f"/var/lib/sandkeep/{instance}",
+        "run_folder": f"/run/sandkeep/{instance}",
+        "log_folder": f"/var/log/sandkeep/{instance}",
+    }
+
+
+def config_file(instance: str) -> Path:
+    return CONFIG_FOLDER / f"{instance}.toml"
+
+
+def load(instance: str | None = None, **overrides: Any) -> Settings:
+    """File, then environment, then `overrides`. Raises InvalidArgument with the file's or variable's name."""
+    name = instance or os.environ.get("SANDKEEP_INSTANCE") or DEFAULT
+    check_name(name, "instance")
+    path = config_file(name)
+    values: dict[str, Any] = {}
+    if path.exists():
+        try:
+            values = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, OSError) as error:
+            raise InvalidArgument(f"{path} cannot be read: {error}", hint="mend or remove it, then: sandkeep setup") from error
+    environment = {
+        key: os.environ[variable]
+        for key in Settings.model_fields
+        if (variable := f"SANDKEEP_{key.upper()}") in os.environ and key != "instance"
+    }
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Settings(**{**values, **environment, **given, "instance": name})
+    except ValueError as error:
+        raise InvalidArgument(f"a setting is not valid: {error}", hint=f"look at {path} and SANDKEEP_* variables") from error

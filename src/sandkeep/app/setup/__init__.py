@@ -1,0 +1,1 @@
+"""Prepares a host for an instance, and takes back what it did."""

@@ -1,0 +1,146 @@
+"""`sandkeep setup`: everything that an instance needs on a host, each step only when it is missing. Quick when repeated."""
+
+import os
+import pwd
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from anyio.to_thread import run_sync
+
+from sandkeep.app import settings as settings_module
+from sandkeep.app import wiring
+from sandkeep.app.agents import install_agent
+from sandkeep.app.daemon import holder
+from sandkeep.app.settings import Settings, config_file
+from sandkeep.app.setup import changes, packages
+from sandkeep.app.standalone import prepare_folders, require_root
+from sandkeep.domain.errors import Conflict
+from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.node import TemplateOnNode
+from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
+from sandkeep.drivers.disk.btrfs.pool import Pool
+from sandkeep.drivers.images.debian import DebianBuilder
+from sandkeep.drivers.images.root import check_root
+from sandkeep.drivers.network.host import insert_accept_rule, overlapping_routes
+from sandkeep.drivers.network.nftables import open_nft
+from sandkeep.drivers.runtime.runsc import build, control
+from sandkeep.engine.records import Records
+from sandkeep.lib import process
+from sandkeep.lib.files import write_durably
+
+Say = Callable[[str], None]
+
+
+async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("base",), asked: dict[str, Any]) -> None:
+    """`asked`: settings given as flags, kept in the instance's file. Raises what a step raises, with a hint."""
+    require_root()
+    await packages.install_packages(say)
+    runsc = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES)
+    if runsc is None or await build.version(runsc) not in control.TESTED:
+        runsc = await packages.fetch_runsc(say)
+    settings = _write_settings(settings, {**asked, "runsc": str(runsc)}, say)
+    await _make_user(settings, say)
+    prepare_folders(settings)
+    _identify(settings)
+    install_agent(settings.agents_folder)
+    _check_network(settings)
+    changes.enable_forwarding(settings, say)
+    inserted = await run_sync(insert_accept_rule, open_nft(), wiring.network_settings(settings))
+    for chain in inserted:
+        say(f"let our packets pass {chain.owner}'s chain {chain.name} (purge takes the rule back)")
+    await _make_pool(settings, say)
+    for recipe in templates:
+        await make_template(settings, recipe, say)
+    say(f"instance {settings.instance} is set up in {settings.data_folder}")
+
+
+def _write_settings(settings: Settings, asked: dict[str, Any], say: Say) -> Settings:
+    """What was asked, and what was found, into the instance's file, so that it stays as it is."""
+    path = config_file(settings.instance)
+    defaults = settings_module.derive(settings.instance)
+    current = settings.model_dump(mode="json", exclude_none=True)
+    kept = {key: current[key] for key in ("port", "dns_port", "prefix", "address_range")}
+    kept |= {key: current[key] for key in ("data_folder", "run_folder", "log_folder") if current[key] != defaults[key]}
+    kept |= {key: current[key] for key in settings.model_fields_set - set(defaults) if key in current}
+    kept |= {key: value for key, value in asked.items() if value is not None}
+    text = tomli_w.dumps({key: kept[key] for key in sorted(kept)})
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_durably(path, text.encode(), 0o644)
+        say(f"wrote {path}")
+    return settings_module.load(settings.instance)
+
+
+async def _make_user(settings: Settings, say: Say) -> None:
+    try:
+        pwd.getpwnam(settings.user)
+    except KeyError:
+        say(f"making the system user {settings.user}")
+        await process.run(
+            ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", settings.user],
+            timeout=30,
+        )
+        changes.note(settings, "user", settings.user)
+
+
+def _identify(settings: Settings) -> None:
+    path = settings.node_folder / "id"
+    if not path.exists():
+        write_durably(path, wiring.new_node_id().encode(), 0o600)
+
+
+def _check_network(settings: Settings) -> None:
+    """Raises Conflict when the host's routes overlap our addresses."""
+    found = [
+        route
+        for route in overlapping_routes(wiring.network_settings(settings))
+        if not route.interface.startswith(f"{settings.prefix}v")
+    ]
+    if found:
+        raise Conflict(
+            f"the host reaches {found[0].network} through {found[0].interface}, which overlaps our {found[0].ours}",
+            hint="choose other addresses: sandkeep setup --address-range 10.64.0.0/16",
+        )
+
+
+async def _make_pool(settings: Settings, say: Say) -> None:
+    disks = wiring.make_disks(settings)
+    fresh = isinstance(disks, BtrfsDisks) and not settings.pool_device and not settings.pool_image.exists()
+    if fresh:
+        say(f"making the pool {settings.pool_image}")
+    await disks.open()
+    if isinstance(disks, BtrfsDisks) and settings.pool_size and not fresh:
+        await Pool(wiring.pool_settings(settings)).grow(settings.pool_size)
+
+
+async def make_template(settings: Settings, recipe: str, say: Say) -> None:
+    """Build a template of ours into the pool, unless it is there. Safe beside a running runner, which sees it at once."""
+    records = Records(settings.node_folder)
+    records.load()
+    if any(template.name == recipe for template in records.templates.values()):
+        return
+    if holder(settings.run_folder, "runner"):
+        say(f"the runner is up; building {recipe} beside it")
+    disks = wiring.make_disks(settings)
+    await disks.open()
+    template_id, begun = new_id(IdKind.TEMPLATE), time.monotonic()
+    say(f"building the template {recipe} from Debian packages")
+    try:
+        folder = await disks.begin_template(template_id)
+        await DebianBuilder().build(recipe, folder, lambda line: say(f"  {line}") if _wants_detail() else None)
+        check_root(folder)
+        size = await disks.finish_template(template_id)
+    except BaseException:
+        await disks.delete_template(template_id)
+        raise
+    records.save_template(TemplateOnNode(template_id, recipe, time.time(), size))
+    say(f"template {recipe} is ready ({size >> 20} MiB, {time.monotonic() - begun:.0f} s)")
+
+
+def _wants_detail() -> bool:
+    return bool(os.environ.get("SANDKEEP_VERBOSE"))
+
+

@@ -1,0 +1,206 @@
+"""`sandkeep up` and `down`: the daemons of one instance on this machine."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import httpx2
+
+from sandkeep.app import units
+from sandkeep.app.daemon import holder
+from sandkeep.app.server import database_of
+from sandkeep.app.settings import Settings
+from sandkeep.app.wiring import SystemClock
+from sandkeep.control.events import Events
+from sandkeep.control.keys import Keys
+from sandkeep.domain.errors import Conflict, PermissionDenied, Unavailable
+from sandkeep.lib import process
+from sandkeep.sdk import config
+from sandkeep.sdk.errors import ConfigError
+
+Say = Callable[[str], None]
+_READY_WITHIN = 60.0
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise PermissionDenied("this needs root", hint="run it with sudo")
+
+
+def has_systemd() -> bool:
+    return Path("/run/systemd/system").is_dir()
+
+
+def installation_stamp() -> str:
+    """Changes when another build of this version was installed."""
+    import sandkeep
+
+    package = Path(sandkeep.__file__).parent
+    stamp = package / "_build"
+    return stamp.read_text().strip() if stamp.exists() else f"source-{package}"
+
+
+def prepare_folders(settings: Settings) -> None:
+    """What the daemons need to find; the run folder is gone after every reboot."""
+    account = pwd.getpwnam(settings.user)
+    for folder, mode, owner in (
+        (settings.data_folder, 0o711, 0),
+        (settings.node_folder, 0o700, 0),
+        (settings.database.parent, 0o700, account.pw_uid),
+        (settings.run_folder, 0o755, 0),
+        (settings.run_folder / "server", 0o700, account.pw_uid),
+        (settings.log_folder, 0o750, 0),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chown(folder, owner, account.pw_gid if owner else 0)
+        folder.chmod(mode)
+
+
+async def up(settings: Settings, say: Say) -> None:
+    """Start what does not run, wait until it answers, and write address and key into the caller's configuration."""
+    require_root()
+    if not (settings.node_folder / "id").exists():
+        raise Conflict(f"instance {settings.instance} was not set up", hint="sandkeep setup")
+    prepare_folders(settings)
+    stamp_file, stamp = settings.run_folder / "installation", installation_stamp()
+    if holder(settings.run_folder, "runner") and (not stamp_file.exists() or stamp_file.read_text() != stamp):
+        say("another build was installed: restarting the daemons (sandboxes go on)")
+        await stop_daemons(settings)
+    stamp_file.write_text(stamp)
+    if has_systemd():
+        await _start_units(settings)
+    else:
+        _start_keeper(settings)
+    await wait_ready(settings)
+    if not await _key_works(settings):
+        secret = await _make_key(settings)
+        config.save_instance(settings.instance, settings.url, secret)
+        say("wrote address and key into the CLI's configuration")
+    say(f"sandkeep is up: {settings.url}")
+
+
+def _start_keeper(settings: Settings) -> None:
+    if holder(settings.run_folder, "keeper"):
+        return
+    arguments = [settings.instance, str(settings.run_folder), str(settings.log_folder), sys.executable]
+    keeper = Path(__file__).with_name("keeper.py")
+    log = os.open(settings.log_folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    try:
+        process.spawn(
+            [sys.executable, "-S", str(keeper), *arguments], stdout=log, stderr=log, cwd="/", new_session=True
+        )
+    finally:
+        os.close(log)
+
+
+async def _start_units(settings: Settings) -> None:
+    facts = units.UnitFacts(settings.instance, Path(sys.executable), settings.user)
+    for name, text in units.units(facts).items():
+        path = Path("/etc/systemd/system") / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+    await process.run(["systemctl", "daemon-reload"], timeout=30)
+    runner, server, _ = units.unit_names(settings.instance)
+    await process.run(["systemctl", "enable", "--now", runner, server], timeout=60)
+
+
+async def wait_ready(settings: Settings) -> None:
+    """Raises Unavailable with the end of the logs."""
+    last = "no answer"
+    async with httpx2.AsyncClient(base_url=settings.url, timeout=2.0, trust_env=False) as http:
+        with anyio.move_on_after(_READY_WITHIN):
+            while True:
+                try:
+                    answer = await http.get("/readyz")
+                    if answer.status_code == 200:
+                        return
+                    last = answer.json().get("reason", "")
+                except (httpx2.HTTPError, ValueError):
+                    pass
+                await anyio.sleep(0.05)
+    raise Unavailable(
+        f"the daemons did not become ready within {_READY_WITHIN:g} s ({last})",
+        hint=f"look at {settings.log_folder}/runner.log and server.log\n{_log_ends(settings)}",
+    )
+
+
+def _log_ends(settings: Settings) -> str:
+    ends = []
+    for name in ("runner", "server", "keeper"):
+        with contextlib.suppress(OSError):
+            ends.append((settings.log_folder / f"{name}.log").read_text(errors="replace")[-800:].strip())
+    return "\n".join(end for end in ends if end)
+
+
+async def _key_works(settings: Settings) -> bool:
+    try:
+        saved = config.resolve(instance=settings.instance)
+    except ConfigError:
+        return False
+    if saved.url != settings.url:
+        return False
+    async with httpx2.AsyncClient(base_url=settings.url, timeout=5.0, trust_env=False) as http:
+        answer = await http.get("/v1/version", headers={"authorization": f"Bearer {saved.key}"})
+    return answer.status_code == 200
+
+
+async def _make_key(settings: Settings) -> str:
+    """Through the database, in a process that became the server's user: for the local administrator only."""
+    done = await process.run(
+        [sys.executable, "-m", "sandkeep.cli.main", "bootstrap-key", "--instance", settings.instance], timeout=60
+    )
+    return done.stdout.strip()
+
+
+async def bootstrap_key(settings: Settings) -> str:
+    """A key of the default project. Called in a process of its own, since it drops privileges."""
+    from sandkeep.app.server import drop_privileges
+
+    drop_privileges(settings.user)
+    database = database_of(settings)
+    await database.open()
+    clock = SystemClock()
+    keys = Keys(Events(database, clock), clock)
+    _, secret = await keys.create(await keys.default_project(), "made by sandkeep up")
+    await database.close()
+    return secret
+
+
+async def stop_daemons(settings: Settings) -> None:
+    if has_systemd() and Path("/etc/systemd/system", units.unit_names(settings.instance)[0]).exists():
+        runner, server, _ = units.unit_names(settings.instance)
+        await process.run(["systemctl", "stop", server, runner], timeout=60, check=False)
+    for folder, name in (
+        (settings.run_folder, "keeper"),
+        (settings.run_folder / "server", "server"),
+        (settings.run_folder, "runner"),
+    ):
+        pid = holder(folder, name)
+        if pid is None:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        if not await process.wait_gone([pid], 15):
+            await process.kill([pid])
+
+
+async def down(settings: Settings, say: Say) -> None:
+    """Stop the daemons; sandboxes, resolver and data stay."""
+    require_root()
+    started = time.monotonic()
+    await stop_daemons(settings)
+    say(f"the daemons are stopped ({time.monotonic() - started:.1f} s); sandboxes and data stay, sandkeep up goes on")
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free where `folder` is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,135 @@
+"""Which drivers fulfil which contracts, from the settings."""
+
+import base64
+import time
+from pathlib import Path
+
+import anyio
+
+from sandkeep.app.agents import current_agent
+from sandkeep.app.settings import Settings
+from sandkeep.contracts.disks import Disks
+from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
+from sandkeep.drivers.disk.btrfs.pool import PoolSettings, why_no_btrfs
+from sandkeep.drivers.disk.directory import DirectoryDisks, DirectorySettings
+from sandkeep.drivers.guest.agent import AgentGuest
+from sandkeep.drivers.network.layout import NetworkSettings
+from sandkeep.drivers.network.netns import NetnsNetworks
+from sandkeep.drivers.runtime.runc.driver import RuncRuntime
+from sandkeep.drivers.runtime.runsc.driver import GvisorRuntime
+from sandkeep.engine import host
+from sandkeep.engine.admission import Rules
+from sandkeep.engine.feed import Feed
+from sandkeep.engine.journal import Journal
+from sandkeep.engine.parts import NodeSettings, Parts
+from sandkeep.engine.records import Records
+from sandkeep.engine.slots import Slots
+
+RUNSC_PLACES = (Path("/usr/local/bin/runsc"), Path("/usr/bin/runsc"))
+RUNC_PLACES = (Path("/usr/sbin/runc"), Path("/usr/bin/runc"), Path("/usr/local/sbin/runc"), Path("/usr/local/bin/runc"))
+
+
+class SystemClock:
+    """Fulfils contracts.clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+def network_settings(settings: Settings) -> NetworkSettings:
+    return NetworkSettings(settings.prefix, settings.run_folder, settings.address_range, settings.dns_port)
+
+
+def pool_settings(settings: Settings) -> PoolSettings:
+    return PoolSettings(
+        folder=settings.pool_folder,
+        image=None if settings.pool_device else settings.pool_image,
+        device=settings.pool_device,
+        size=settings.pool_size,
+        sparse=settings.pool_sparse,
+    )
+
+
+def make_disks(settings: Settings) -> BtrfsDisks | DirectoryDisks:
+    wanted = settings.disk_driver
+    if wanted == "auto":
+        wanted = "dir" if why_no_btrfs() else "btrfs"
+    if wanted == "btrfs":
+        return BtrfsDisks(pool_settings(settings))
+    return DirectoryDisks(DirectorySettings(settings.pool_folder))
+
+
+def first_existing(configured: Path | None, places: tuple[Path, ...]) -> Path:
+    if configured:
+        return configured
+    return next((place for place in places if place.exists()), places[0])
+
+
+def make_runtimes(settings: Settings) -> tuple[GvisorRuntime, RuncRuntime]:
+    return (
+        GvisorRuntime(
+            settings.run_folder,
+            first_existing(settings.runsc, RUNSC_PLACES),
+            settings.cgroup_parent,
+            settings.gvisor_platform,
+        ),
+        RuncRuntime(settings.run_folder, first_existing(settings.runc, RUNC_PLACES), settings.cgroup_parent),
+    )
+
+
+def make_parts(settings: Settings) -> Parts:
+    """The node's parts; nothing is opened yet."""
+    clock = SystemClock()
+    disks: Disks = make_disks(settings)
+    networks = NetnsNetworks(network_settings(settings))
+    gvisor, runc = make_runtimes(settings)
+    records = Records(settings.node_folder)
+    return Parts(
+        settings=NodeSettings(
+            node_id=node_id(settings),
+            prefix=settings.prefix,
+            agent_folder=current_agent(settings.agents_folder),
+            boot_deadline=settings.boot_deadline,
+            ca_bundle=settings.extra_ca.read_text() if settings.extra_ca else "",
+            proxy_env=proxy_environment(settings),
+            rules=Rules(settings.memory_overcommit, settings.memory_reserve, settings.pool_reserve),
+        ),
+        clock=clock,
+        disks=disks,
+        networks=networks,
+        runtimes={RuntimeKind.GVISOR: gvisor, RuntimeKind.RUNC: runc},
+        guest=AgentGuest(),
+        records=records,
+        journal=Journal(settings.node_folder / "journal"),
+        feed=Feed(settings.node_folder / "feed.jsonl", clock),
+        slots=Slots(settings.run_folder / "slots.json", networks.slots, clock),
+        memory=host.memory,
+    )
+
+
+def node_id(settings: Settings) -> str:
+    """Made by setup, kept with the node's records."""
+    try:
+        return (settings.node_folder / "id").read_text().strip()
+    except FileNotFoundError:
+        return f"{settings.instance}-unknown"
+
+
+def new_node_id() -> str:
+    import secrets
+
+    return "node-" + base64.b32encode(secrets.token_bytes(10)).decode().lower().rstrip("=")
+
+
+def proxy_environment(settings: Settings) -> dict[str, str]:
+    if not settings.http_proxy:
+        return {}
+    names = {"http_proxy": settings.http_proxy, "https_proxy": settings.http_proxy, "no_proxy": settings.no_proxy}
+    return {**names, **{key.upper(): value for key, value in names.items()}}

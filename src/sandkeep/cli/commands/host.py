@@ -1,0 +1,175 @@
+"""This host: setup, up, down, demo, doctor, fsck, purge, and the daemons' own entries. The only command that starts programs."""
+
+import dataclasses
+import sys
+from typing import Any
+
+import click
+
+from sandkeep.app import entry
+from sandkeep.cli.session import Session, pass_session
+
+
+def _settings(session: Session, **flags: Any) -> entry.Settings:
+    return entry.load(session.instance, **flags)
+
+
+@click.command()
+@click.option("--pool-size", metavar="S", help="Size of the pool file, like 100GiB; a larger one grows an existing pool.")
+@click.option("--pool-device", metavar="DEV", help="A block device for the pool, instead of a file.")
+@click.option("--address-range", metavar="CIDR", help="Addresses of the sandboxes on the host's side.")
+@click.option("--port", type=int, help="Port of the server.")
+@click.option("--disk-driver", type=click.Choice(["auto", "btrfs", "dir"]), help="Where disks live.")
+@click.option("--template", "templates", multiple=True, metavar="RECIPE", help="Templates to build (default: base).")
+@pass_session
+def setup(session: Session, templates: tuple[str, ...], **flags: Any) -> None:
+    """Prepare this host for an instance: packages, gVisor, user, pool, network, the base template.
+
+    Needs root. Repeating it is quick and harmless; `sandkeep purge` takes everything back.
+
+    \b
+    Examples:
+      sandkeep setup
+      sandkeep setup --pool-size 200GiB
+      sandkeep setup --instance second --pool-device /dev/sdb
+    """
+    settings = _settings(session, **flags)
+    asked = {key: value for key, value in settings.model_dump(mode="json").items() if flags.get(key) is not None}
+    entry.setup(settings, session.note, templates or ("base",), asked)
+    session.say("", {"instance": settings.instance, "data_folder": str(settings.data_folder)})
+
+
+@click.command()
+@pass_session
+def up(session: Session) -> None:
+    """Start server and runner in the background, and write address and key into your configuration.
+
+    \b
+    Example:
+      sandkeep up
+    """
+    settings = _settings(session)
+    entry.up(settings, session.note)
+    session.say("", {"instance": settings.instance, "url": settings.url})
+
+
+@click.command()
+@pass_session
+def down(session: Session) -> None:
+    """Stop server and runner. Sandboxes go on running and all data stays.
+
+    \b
+    Example:
+      sandkeep down
+    """
+    settings = _settings(session)
+    entry.down(settings, session.note)
+    session.say("", {"instance": settings.instance, "stopped": True})
+
+
+@click.command()
+@pass_session
+def demo(session: Session) -> None:
+    """A sandbox with a repository, a package and a counter; pause it, resume it, and see that all went on.
+
+    \b
+    Example:
+      sandkeep demo
+    """
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if not session.as_json:
+            click.echo(line)
+
+    name = entry.demo(_settings(session), say)
+    if session.as_json:
+        session.say("", {"sandbox": name, "steps": [line.strip() for line in lines if line.strip()]})
+
+
+@click.command()
+@click.option("--deep", is_flag=True, help="Also test the gVisor build that is here, with a sandbox of its own.")
+@pass_session
+@click.pass_context
+def doctor(context: click.Context, session: Session, deep: bool) -> None:
+    """Say what this host can do and what it lacks, each finding with its remedy. Changes nothing.
+
+    \b
+    Examples:
+      sandkeep doctor
+      sandkeep doctor --json
+    """
+    findings = entry.doctor(_settings(session), deep)
+    marks = {"ok": "ok     ", "warning": "warning", "missing": "MISSING"}
+    lines = []
+    for finding in findings:
+        lines.append(f"{marks[finding.level]}  {finding.what}")
+        if finding.remedy:
+            lines.append(f"         -> {finding.remedy}")
+    session.say("\n".join(lines), {"findings": [dataclasses.asdict(finding) for finding in findings]})
+    if any(finding.level == "missing" for finding in findings):
+        context.exit(1)
+
+
+@click.command()
+@pass_session
+@click.pass_context
+def fsck(context: click.Context, session: Session) -> None:
+    """Compare records with kernel and pool, from outside, also while the daemons are dead. Changes nothing.
+
+    Exits 1 when it finds something.
+
+    \b
+    Examples:
+      sandkeep fsck
+      sandkeep fsck --json
+    """
+    result = entry.fsck(_settings(session))
+    lines = [f"{item['kind']}  {item['subject']}  {item['detail']}" for item in result["findings"]]
+    counts = ", ".join(f"{count} {what}" for what, count in result["counts"].items())
+    session.say("\n".join([*lines, f"{len(lines)} findings ({counts})"]), result)
+    if lines:
+        context.exit(1)
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_session
+def purge(session: Session, yes: bool) -> None:
+    """Remove an instance and everything it ever made: sandboxes, data, networks, settings.
+
+    \b
+    Examples:
+      sandkeep purge
+      sandkeep purge --instance second --yes
+    """
+    settings = _settings(session)
+    session.note("this removes:\n  " + "\n  ".join(entry.what_purge_removes(settings)))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("say --yes to remove all of it without being asked")
+        click.confirm("Remove all of it?", abort=True, err=True)
+    entry.purge(settings, session.note)
+    session.say("", {"instance": settings.instance, "purged": True})
+
+
+@click.command(hidden=True)
+@pass_session
+def server(session: Session) -> None:
+    """Run the control plane in the foreground."""
+    entry.server(_settings(session))
+
+
+@click.command(hidden=True)
+@pass_session
+def runner(session: Session) -> None:
+    """Run the node's root daemon in the foreground."""
+    entry.runner(_settings(session))
+
+
+@click.command("bootstrap-key", hidden=True)
+@pass_session
+def bootstrap_key(session: Session) -> None:
+    """Make a key of the default project, straight in the database."""
+    click.echo(entry.bootstrap_key(_settings(session)))
