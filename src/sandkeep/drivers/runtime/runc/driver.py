@@ -82,7 +82,7 @@ class RuncRuntime:
             enter = ["/bin/sh", "-c", ENTER, "sh", *group.entrances(), "--"]
             run = [str(self._binary), f"--root={self._folders.state}", "run", "--detach", f"--bundle={bundle}", plan.id]
             await self._machines.run(plan.id, [*enter, *run], _BOOT_TIMEOUT)
-            await self._machines.set_limits(plan.id, limits)
+            await run_sync(group.apply, limits)
         except BaseException:
             await self._machines.kill(plan.id)
             raise
