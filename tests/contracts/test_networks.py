@@ -25,10 +25,10 @@ from sandkeep.domain.errors import Conflict, InvalidArgument
 from sandkeep.domain.ids import IdKind, body, new_id
 from sandkeep.domain.sandbox import NetworkMode
 from sandkeep.drivers.fake.networks import FakeNetworks
-from sandkeep.drivers.network import rtnetlink
+from sandkeep.drivers.network import host, rtnetlink
 from sandkeep.drivers.network.layout import GATEWAY, NetworkSettings
 from sandkeep.drivers.network.netns import NetnsNetworks
-from sandkeep.drivers.network.nftables import NftLibrary, open_nft
+from sandkeep.drivers.network.nftables import NftLibrary, NftProgram, open_nft
 from sandkeep.drivers.network.resolver_keeper import ResolverKeeper, ResolverSettings
 from sandkeep.drivers.network.rtnetlink import LOOPBACK, Netlink
 from support import netns
@@ -245,8 +245,8 @@ async def test_network_none_reaches_nothing(world: World) -> None:
 @pytest.mark.requires("netns")
 async def test_nobody_outside_reaches_in(world: World) -> None:
     box = await world.attach(1)
-    with Netlink() as host:
-        host.send(rtnetlink.link_up(socket.if_nametoindex("world")))
+    with Netlink() as netlink:
+        netlink.send(rtnetlink.link_up(socket.if_nametoindex("world")))
     with guest_service(box, PORT):
         refused = await anyio.to_thread.run_sync(netns.inside, world.internet.path, partial(netns.dial, box.address))
     assert refused == "refused"
@@ -408,8 +408,8 @@ async def test_a_flushed_ruleset_lets_nothing_pass_and_is_repaired(world: World)
 @pytest.mark.requires("netns")
 async def test_a_lost_route_is_repaired(world: World) -> None:
     box = await world.attach(1)
-    with Netlink() as host:
-        host.send(rtnetlink.route_delete(socket.if_nametoindex(box.interface), box.address))
+    with Netlink() as netlink:
+        netlink.send(rtnetlink.route_delete(socket.if_nametoindex(box.interface), box.address))
     assert await world.networks.repair([box]) == 1
     with guest_service(box):
         assert netns.dial(box.address, AGENT) == f"seen as {GATEWAY}"
@@ -451,8 +451,8 @@ async def test_a_half_made_network_is_completed(world: World) -> None:
     path.touch()  # the runner died between the file and the mount
     box = await world.networks.attach(sandbox, 5, NetworkMode.INTERNET)
     assert await dial(box, PUBLIC) == f"seen as {UPLINK}"
-    with Netlink() as host:
-        host.send(rtnetlink.link_delete(socket.if_nametoindex(box.interface)))
+    with Netlink() as netlink:
+        netlink.send(rtnetlink.link_delete(socket.if_nametoindex(box.interface)))
     assert await dial(box, PUBLIC) == "unreachable"
     await world.networks.attach(sandbox, 5, NetworkMode.INTERNET)
     assert await dial(box, PUBLIC) == f"seen as {UPLINK}"
@@ -541,9 +541,41 @@ async def test_other_peoples_packets_are_none_of_our_business(world: World) -> N
 
 
 @pytest.mark.requires("netns")
-async def test_the_nft_program_stands_in_for_the_library(outside: Internet, tmp_path: Path) -> None:
-    from sandkeep.drivers.network.nftables import NftProgram
+@pytest.mark.parametrize("chain", ["DOCKER-USER", "FORWARD"])
+async def test_a_firewall_that_drops_forwarding_is_found_and_opened_for_us_alone(world: World, chain: str) -> None:
+    nft, settings = NftLibrary(), world.networks.settings
+    box = await world.attach(1)
+    assert host.forwarding_enabled()
+    assert host.forward_policy_drops(nft, settings) == []
+    jump = "jump DOCKER-USER\n" if chain == "DOCKER-USER" else ""
+    nft.run("add table ip filter\nadd chain ip filter DOCKER-USER" if jump else "add table ip filter")
+    nft.run(f"table ip filter {{\nchain FORWARD {{ type filter hook forward priority 0; policy drop; {jump}}}\n}}")
+    try:
+        assert await ask(box, PUBLIC) is None
+        found = host.insert_accept_rule(nft, settings)
+        assert [(one.name, one.rules_go_to) for one in found] == [("FORWARD", chain)]
+        assert await dial(box, PUBLIC) == f"seen as {UPLINK}"
+        assert await dial(box, METADATA) == "refused"
+        assert host.insert_accept_rule(nft, settings) == []
+        assert host.remove_accept_rule(nft, settings) == 2
+        assert await ask(box, PUBLIC) is None
+    finally:
+        nft.run("delete table ip filter")
 
+
+@pytest.mark.requires("netns")
+async def test_overlapping_routes_are_found(world: World) -> None:
+    await world.attach(1)
+    assert host.overlapping_routes(world.networks.settings) == []
+    with Netlink() as netlink:
+        index = socket.if_nametoindex("world")
+        netlink.send(rtnetlink.address_add(index, "10.211.7.1", 24))
+    found = host.overlapping_routes(world.networks.settings)
+    assert {(str(one.network), one.interface) for one in found} == {("10.211.7.0/24", "world")}
+
+
+@pytest.mark.requires("netns")
+async def test_the_nft_program_stands_in_for_the_library(outside: Internet, tmp_path: Path) -> None:
     networks = NetnsNetworks(settings_of(tmp_path), NftProgram())
     await networks.open()
     box = await networks.attach(new_id(IdKind.SANDBOX), 1, NetworkMode.INTERNET)
