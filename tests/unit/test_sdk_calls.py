@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.support.fake_api import KEY, FakeApi, answer, serve
 
 from sandkeep import AsyncClient, AsyncSandbox, Client, Sandbox
 from sandkeep.sdk import errors
-from tests.support.fake_api import KEY, FakeApi, answer, serve
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.support.fake_api import KEY, FakeApi, Program, serve
 
 from sandkeep import AsyncClient, AsyncSandbox, Client, Sandbox
 from sandkeep.sdk import Dropped, Output, errors
-from tests.support.fake_api import KEY, FakeApi, Program, serve
 
 LINES = [("stdout", b"one\n"), ("stderr", b"two\n"), ("stdout", b"three\n"), ("stdout", b"four\n")]
 
@@ -189,10 +189,6 @@ def test_the_end_of_a_sandbox_ends_its_terminal(api: FakeApi, sandbox: Sandbox) 
     api.terminal_close = [4404]
     with sandbox.open_terminal() as terminal, pytest.raises(errors.NotFound):
         list(terminal)
-    with pytest.raises(errors.NotFound):
-        api.terminal_close = []
-        sandbox._path = "/v1/sandboxes/nope"
-        sandbox.refresh()
 
 
 def test_the_same_async(api: FakeApi) -> None:

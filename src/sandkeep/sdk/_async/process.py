@@ -103,10 +103,11 @@ class AsyncProcess:
     async def __aiter__(self) -> AsyncIterator[Output | Dropped]:
         """Output in order, until the process ends or `detach()` is called. May be left and taken up again."""
         while self.result is None and not self._detached:
+            if self._frames is None:
+                await self._attach_again(time.monotonic())
+            if self._frames is None:
+                break  # detached meanwhile
             try:
-                if self._frames is None:
-                    await self._attach_again(time.monotonic())
-                assert self._frames is not None
                 message = await self._frames.receive()
             except (errors.ConnectionLost, errors.GuestUnreachable):
                 await self._close()

@@ -40,10 +40,11 @@ class AsyncTerminal:
     async def __aiter__(self) -> AsyncIterator[bytes | Dropped]:
         """What the terminal prints, until its process ends or `aclose()`. Raises StreamLost and ProcessLost."""
         while self.result is None and not self._closed:
+            if self._socket is None:
+                await self._attach_again(time.monotonic())
+            if self._socket is None:
+                break
             try:
-                if self._socket is None:
-                    await self._attach_again(time.monotonic())
-                assert self._socket is not None
                 message = await self._socket.receive()
             except errors.ConnectionLost:
                 await self._drop()

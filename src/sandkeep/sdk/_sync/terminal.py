@@ -43,10 +43,11 @@ class Terminal:
     def __iter__(self) -> Iterator[bytes | Dropped]:
         """What the terminal prints, until its process ends or `aclose()`. Raises StreamLost and ProcessLost."""
         while self.result is None and not self._closed:
+            if self._socket is None:
+                self._attach_again(time.monotonic())
+            if self._socket is None:
+                break
             try:
-                if self._socket is None:
-                    self._attach_again(time.monotonic())
-                assert self._socket is not None
                 message = self._socket.receive()
             except errors.ConnectionLost:
                 self._drop()
