@@ -8,8 +8,11 @@ import ctypes
 import json
 import shutil
 import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import anyio
 import anyio.from_thread
 
 from sandkeep.lib import process
@@ -81,18 +84,17 @@ class NftLibrary:
 
 
 class NftProgram:
-    """The same by the nft program. Only for anyio worker threads: the program runs in the loop they came from."""
+    """The same by the nft program. From an anyio worker thread it runs in the loop that thread came from."""
 
     def __init__(self, program: str = "nft") -> None:
         self._program = shutil.which(program) or f"/usr/sbin/{program}"
 
     def _run(self, text: str, *flags: str) -> str:
-        async def call() -> str:
-            argv = (self._program, *flags, "-f", "-")
-            return (await process.run(argv, timeout=_TIMEOUT, stdin=text.encode())).stdout
+        async def call() -> process.Completed:
+            return await process.run((self._program, *flags, "-f", "-"), timeout=_TIMEOUT, stdin=text.encode())
 
         try:
-            return anyio.from_thread.run(call)
+            return _from_any_thread(call).stdout
         except process.ProgramError as error:
             raise NftError(error.completed.stderr, text) from error
         except (process.ProgramMissingError, process.ProgramTimeoutError) as error:
@@ -111,6 +113,15 @@ def open_nft() -> Nft:
         return NftLibrary()
     except OSError:
         return NftProgram()
+
+
+def _from_any_thread(call: Callable[[], Coroutine[Any, Any, process.Completed]]) -> process.Completed:
+    """In the loop of the worker thread's owner; doctor and setup, which have none, get a loop in a thread."""
+    try:
+        return anyio.from_thread.run(call)
+    except anyio.NoEventLoopError:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(anyio.run, call).result()
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

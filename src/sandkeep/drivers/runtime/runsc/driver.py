@@ -254,7 +254,10 @@ _ISOLATION = "a kernel of its own in user space (gVisor); no system call of the 
 def _capabilities(found: build.Build) -> RuntimeCapabilities:
     tested = found.version in control.TESTED
     notes = [f"platform {found.platform}"]
-    unsupported = {"nested_containers": "gVisor's guest has no cgroups and no devices of the host"}
+    unsupported = {
+        "nested_containers": "gVisor's guest has no cgroups and no devices of the host",
+        "pids": "the pids limit protects the host; reaching it ends the sandbox (its disk survives)",
+    }
     if not tested:
         known = ", ".join(sorted(control.TESTED))
         unsupported["full"] = (
@@ -266,9 +269,9 @@ def _capabilities(found: build.Build) -> RuntimeCapabilities:
         version=found.version,
         isolation=_ISOLATION,
         trusted_code_only=False,
-        persistence=frozenset(Persistence)
-        if tested
-        else frozenset(Persistence) - {Persistence.FULL, Persistence.SNAPSHOT},
+        persistence=frozenset(
+            {Persistence.EPHEMERAL, Persistence.VOLUME, *([Persistence.FULL] if tested else [])}
+        ),
         holds=frozenset(Hold) if tested else frozenset({Hold.MEMORY}),
         unsupported=unsupported,
         notes=tuple(notes),

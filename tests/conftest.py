@@ -1,0 +1,80 @@
+"""What all tests share: a network namespace of the test run's own, markers, and one instance for the system tests."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from support import netns
+from support.instance import Instance, client_of
+
+from sandkeep.sdk import Client
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any thread is started: nothing that the tests send can leave this host."""
+    if os.geteuid() == 0 and not config.option.collectonly:
+        netns.private_network()
+
+
+def _lacks(what: str) -> str | None:
+    """None when the host has it, else why not."""
+    if what in ("btrfs", "mmdebstrap", "netns", "cgroups") and os.geteuid() != 0:
+        return "needs root"
+    programs = {"btrfs": "mkfs.btrfs", "gvisor": "runsc", "runsc": "runsc", "runc": "runc", "mmdebstrap": "mmdebstrap"}
+    program = programs.get(what)
+    places = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin"
+    if program == "runsc" and list(Path("/opt/sandkeep/runtimes").glob("runsc-*/runsc")):
+        return None
+    if program and not shutil.which(program, path=places):
+        return f"{program} is not installed"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`requires` skips visibly on a laptop, and fails where REQUIRED names what is missing; `long` runs in test-all."""
+    required = set(filter(None, os.environ.get("REQUIRED", "").split(",")))
+    everything = os.environ.get("SANDKEEP_TESTS") == "all"
+    for item in items:
+        if item.get_closest_marker("long") and not everything:
+            item.add_marker(pytest.mark.skip(reason="long: make test-all"))
+        for marker in item.iter_markers("requires"):
+            for what in marker.args:
+                reason = _lacks(what)
+                if reason and what in required:
+                    pytest.exit(f"REQUIRED={what}, but {reason}", returncode=1)
+                if reason:
+                    item.add_marker(pytest.mark.skip(reason=f"{what}: {reason}"))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A whole instance with the `test` template, beside whatever else runs on this host."""
+    with Instance.made("test") as made:
+        yield made
+
+
+@pytest.fixture
+def client(instance: Instance) -> Iterator[Client]:
+    """A client; what a test made is deleted after it, also when it failed."""
+    instance.ensure_up()
+    with client_of(instance) as made:
+        yield made
+        instance.ensure_up()
+        instance.clean(made)
+
+
+@pytest.fixture(params=["gvisor", "runc"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
