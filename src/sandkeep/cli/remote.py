@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandkeep.sdk import Process, Sandbox
 
 OWN_FAILURE = 125
+BROKEN_PIPE = 141
 # A paused sandbox is waited for this long, seconds.
 PATIENCE = 24 * 3600.0
 _BLOCK = 1 << 16
@@ -44,6 +45,22 @@ def signals_as_errors() -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def exit_code_of(session: Session, act: Callable[[], int]) -> int:
+    """The exit code of a command that runs another: its own, 128+n when a signal or a closed pipe ended us."""
+    session.failure_code = OWN_FAILURE
+    try:
+        with signals_as_errors():
+            code = act()
+            sys.stdout.flush()
+            return code
+    except Signalled as ended:
+        return 128 + ended.number
+    except BrokenPipeError:
+        # The interpreter must not complain about what is left in the buffer.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def run_remote(

@@ -1,7 +1,6 @@
 """Runs the click group, and turns every failure into one line, a hint and an exit code."""
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ EXIT_CODES: dict[str, int] = {
     "deadline_exceeded": 8,
 }  # fmt: skip
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,10 +41,6 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(state, "failed", error.format_message(), None, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has enough; the interpreter must not complain about the rest of the buffer.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return BROKEN_PIPE
     except OSError as error:
         return _fail(state, "os_error", str(error), None, 1)
     except Exception as error:

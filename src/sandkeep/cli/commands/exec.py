@@ -1,12 +1,11 @@
 """sandkeep exec"""
 
-import sys
 from typing import Any
 
 import click
 
 from sandkeep.cli.options import env_option, exec_options, sandbox_argument
-from sandkeep.cli.remote import OWN_FAILURE, Signalled, run_remote, signals_as_errors
+from sandkeep.cli.remote import exit_code_of, run_remote
 from sandkeep.cli.session import Session, pass_session
 
 
@@ -29,11 +28,5 @@ def exec_(session: Session, /, ref: str, command: tuple[str, ...], **options: An
       tar c src | sandkeep exec dev -i -- tar x -C /work
       sandkeep exec dev -it -- vim notes.txt
     """
-    session.failure_code = OWN_FAILURE
-    try:
-        with signals_as_errors():
-            code = run_remote(session, session.sandbox(ref), command, **options)
-    except Signalled as ended:
-        code = 128 + ended.number
-    sys.stdout.flush()
+    code = exit_code_of(session, lambda: run_remote(session, session.sandbox(ref), command, **options))
     click.get_current_context().exit(code)

@@ -1,7 +1,6 @@
 """sandkeep run"""
 
 import contextlib
-import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import click
 
 from sandkeep.cli.options import create_options, exec_options
 from sandkeep.cli.output import working
-from sandkeep.cli.remote import OWN_FAILURE, Signalled, run_remote, signals_as_errors
+from sandkeep.cli.remote import exit_code_of, run_remote
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
@@ -50,24 +49,21 @@ def run(
     """
     from sandkeep.sdk import Sandbox
 
-    session.failure_code = OWN_FAILURE
     for mapping in ("env", "labels"):
         spec[mapping] = spec[mapping] or None
     if spec["ttl"] is not None:
         spec["on_expiry"] = "delete"
-    try:
-        with signals_as_errors():
-            with working(session, "making a sandbox"):
-                sandbox = Sandbox.create(**spec, persistence="ephemeral", grace=GRACE, client=session.client())
-            with deleted_at_end(sandbox), heartbeats(sandbox):
-                # Variables of `--env` are the sandbox's own; the command has them too.
-                code = run_remote(
-                    session, sandbox, command, stdin=stdin, tty=tty, user=user, cwd=cwd, env={}, timeout=timeout
-                )
-    except Signalled as ended:
-        code = 128 + ended.number
-    sys.stdout.flush()
-    click.get_current_context().exit(code)
+
+    def act() -> int:
+        with working(session, "making a sandbox"):
+            sandbox = Sandbox.create(**spec, persistence="ephemeral", grace=GRACE, client=session.client())
+        with deleted_at_end(sandbox), heartbeats(sandbox):
+            # Variables of `--env` are the sandbox's own; the command has them too.
+            return run_remote(
+                session, sandbox, command, stdin=stdin, tty=tty, user=user, cwd=cwd, env={}, timeout=timeout
+            )
+
+    click.get_current_context().exit(exit_code_of(session, act))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import click
 
 from sandkeep.cli.options import env_option, sandbox_argument
-from sandkeep.cli.remote import OWN_FAILURE, Signalled, run_remote, signals_as_errors
+from sandkeep.cli.remote import exit_code_of, run_remote
 from sandkeep.cli.session import Session, pass_session
 
 
@@ -22,21 +22,19 @@ def shell(session: Session, ref: str, user: str | None, cwd: str | None, env: di
       sandkeep shell dev
       sandkeep shell dev --user root --cwd /work
     """
-    session.failure_code = OWN_FAILURE
-    try:
-        with signals_as_errors():
-            code = run_remote(
-                session,
-                session.sandbox(ref),
-                (),
-                stdin=True,
-                tty=True,
-                user=user,
-                cwd=cwd,
-                env=env,
-                timeout=None,
-                no_resume=no_resume,
-            )
-    except Signalled as ended:
-        code = 128 + ended.number
-    click.get_current_context().exit(code)
+
+    def act() -> int:
+        return run_remote(
+            session,
+            session.sandbox(ref),
+            (),
+            stdin=True,
+            tty=True,
+            user=user,
+            cwd=cwd,
+            env=env,
+            timeout=None,
+            no_resume=no_resume,
+        )
+
+    click.get_current_context().exit(exit_code_of(session, act))
