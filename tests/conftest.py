@@ -11,10 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from sandkeep.sdk import Client
 from support import netns
 from support.instance import Instance, client_of
-
-from sandkeep.sdk import Client
 
 
 def pytest_configure(config: pytest.Config) -> None:

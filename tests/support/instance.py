@@ -85,7 +85,9 @@ class Instance:
 
     # -- using it
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 180, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, check: bool = True, timeout: float = 180, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """`sandkeep ARGUMENTS`."""
         done = subprocess.run(
             [sys.executable, "-m", "sandkeep.cli.main", *arguments],
@@ -96,7 +98,9 @@ class Instance:
             **options,
         )
         if check and done.returncode:
-            raise AssertionError(f"sandkeep {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}")
+            raise AssertionError(
+                f"sandkeep {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+            )
         return done
 
     def json(self, *arguments: str) -> Any:

@@ -69,7 +69,9 @@ class Demo:
             old.delete()
         self._say("A sandbox that keeps its files, packages, processes and memory:")
         with self._step("create a gVisor sandbox, persistence=full"):
-            sandbox = Sandbox.create(name=NAME, persistence="full", runtime="gvisor", memory="512MiB", client=self._client)
+            sandbox = Sandbox.create(
+                name=NAME, persistence="full", runtime="gvisor", memory="512MiB", client=self._client
+            )
         with self._step("clone a git repository") as found:
             _run(sandbox, _MAKE_REPOSITORY)
             _run(sandbox, "git clone -q /home/user/origin /home/user/work")
@@ -77,7 +79,10 @@ class Demo:
         with self._step("install a Python package into a venv") as found:
             name, data = wheel()
             sandbox.files.write(f"/home/user/{name}", data)
-            _run(sandbox, f"python3 -m venv /home/user/venv && /home/user/venv/bin/pip -q install --no-index /home/user/{name}")
+            _run(
+                sandbox,
+                f"python3 -m venv /home/user/venv && /home/user/venv/bin/pip -q install --no-index /home/user/{name}",
+            )
             found(_greet(sandbox))
         with self._step("start a background counter") as found:
             sandbox.files.write("/home/user/counter.py", _COUNTER)

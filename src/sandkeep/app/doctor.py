@@ -2,9 +2,7 @@
 
 import os
 import pwd
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from anyio.to_thread import run_sync
@@ -21,7 +19,6 @@ from sandkeep.drivers.disk.btrfs.pool import why_no_btrfs
 from sandkeep.drivers.network.host import forward_policy_drops, forwarding_enabled, legacy_tables, overlapping_routes
 from sandkeep.drivers.network.nftables import NftError, open_nft
 from sandkeep.drivers.runtime.runsc import build, control
-from sandkeep.engine import host
 from sandkeep.engine.admission import still_fits
 from sandkeep.engine.records import Records
 
@@ -52,7 +49,9 @@ async def examine(settings: Settings, deep: bool = False) -> list[Finding]:
 def _programs() -> list[Finding]:
     missing = packages.missing_packages()
     if missing:
-        return [Finding("missing", f"Debian packages are missing: {', '.join(missing)}", "sandkeep setup installs them")]
+        return [
+            Finding("missing", f"Debian packages are missing: {', '.join(missing)}", "sandkeep setup installs them")
+        ]
     return [Finding("ok", "all Debian packages are there")]
 
 
@@ -105,7 +104,9 @@ def _network(settings: Settings) -> list[Finding]:
                 )
             )
     if not forwarding_enabled():
-        found.append(Finding("warning", "IPv4 forwarding is off: sandboxes reach no internet", "sandkeep setup turns it on"))
+        found.append(
+            Finding("warning", "IPv4 forwarding is off: sandboxes reach no internet", "sandkeep setup turns it on")
+        )
     if os.geteuid() == 0:
         try:
             for chain in forward_policy_drops(open_nft(), ours):
@@ -119,7 +120,9 @@ def _network(settings: Settings) -> list[Finding]:
         except (NftError, SandkeepError) as error:
             found.append(Finding("missing", f"nftables does not work: {error}", "a kernel with nf_tables is needed"))
     if legacy_tables():
-        found.append(Finding("warning", "iptables-legacy tables are loaded, whose rules we cannot see", "move to iptables-nft"))
+        found.append(
+            Finding("warning", "iptables-legacy tables are loaded, whose rules we cannot see", "move to iptables-nft")
+        )
     return found or [Finding("ok", f"network: {settings.address_range} is free, packets are forwarded")]
 
 
@@ -128,7 +131,11 @@ async def _room(settings: Settings) -> list[Finding]:
     if not settings.pool_folder.exists():
         if free < _LEAST_ROOM:
             return [
-                Finding("missing", f"{format_size(free)} free for a pool", f"free {format_size(_LEAST_ROOM)}, or name a device")
+                Finding(
+                    "missing",
+                    f"{format_size(free)} free for a pool",
+                    f"free {format_size(_LEAST_ROOM)}, or name a device",
+                )
             ]
         return [Finding("ok", f"{format_size(free)} free for a pool")]
     if not os.path.ismount(settings.pool_folder):
@@ -168,5 +175,3 @@ def _instance(settings: Settings) -> list[Finding]:
         else Finding("warning", f"instance {settings.instance} is down", "sandkeep up")
     )
     return found
-
-

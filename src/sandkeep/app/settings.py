@@ -40,12 +40,16 @@ class Settings(BaseModel):
     disk_driver: Literal["auto", "btrfs", "dir"] = Field(
         "auto", description="btrfs: hard limits and snapshots in milliseconds; dir: plain folders, no limits."
     )
-    pool_size: int | None = Field(None, description="Bytes of the pool file; default half the free space, at most 64 GiB.")
+    pool_size: int | None = Field(
+        None, description="Bytes of the pool file; default half the free space, at most 64 GiB."
+    )
     pool_device: Path | None = Field(None, description="A block device for the pool, instead of a file.")
     pool_sparse: bool = Field(False, description="Do not allocate the pool file: for tests.")
     runsc: Path | None = Field(None, description="The gVisor binary; setup finds or fetches one.")
     runc: Path | None = Field(None, description="The runc binary; default: the one in PATH.")
-    gvisor_platform: Literal["auto", "ptrace", "systrap"] = Field("auto", description="How gVisor intercepts system calls.")
+    gvisor_platform: Literal["auto", "ptrace", "systrap"] = Field(
+        "auto", description="How gVisor intercepts system calls."
+    )
     memory_overcommit: float = Field(4.0, gt=0, le=64, description="How often the host's RAM may be promised.")
     memory_reserve: int = Field(512 * MIB, description="Bytes of RAM that admission keeps free.")
     pool_reserve: int = Field(256 * MIB, description="Bytes of the pool that admission keeps free.")
@@ -104,7 +108,7 @@ class Settings(BaseModel):
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
         return f"http://{host}:{self.port}"
 
 
@@ -138,7 +142,9 @@ def load(instance: str | None = None, **overrides: Any) -> Settings:
         try:
             values = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, OSError) as error:
-            raise InvalidArgument(f"{path} cannot be read: {error}", hint="mend or remove it, then: sandkeep setup") from error
+            raise InvalidArgument(
+                f"{path} cannot be read: {error}", hint="mend or remove it, then: sandkeep setup"
+            ) from error
     environment = {
         key: os.environ[variable]
         for key in Settings.model_fields
@@ -148,4 +154,6 @@ def load(instance: str | None = None, **overrides: Any) -> Settings:
     try:
         return Settings(**{**values, **environment, **given, "instance": name})
     except ValueError as error:
-        raise InvalidArgument(f"a setting is not valid: {error}", hint=f"look at {path} and SANDKEEP_* variables") from error
+        raise InvalidArgument(
+            f"a setting is not valid: {error}", hint=f"look at {path} and SANDKEEP_* variables"
+        ) from error

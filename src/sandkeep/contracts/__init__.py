@@ -1,0 +1,1 @@
+"""What each part may ask of another: Protocols that state guarantees."""

@@ -19,7 +19,9 @@ def parse_size(value: int | str, field: str = "size") -> int:
     match = _SIZE.fullmatch(value.strip()) if len(value) <= 32 else None
     if not match:
         raise InvalidArgument(
-            f"{field} {value[:40]!r} is not a size", hint="write bytes, or a number with K, M, G or T: 512MiB", field=field
+            f"{field} {value[:40]!r} is not a size",
+            hint="write bytes, or a number with K, M, G or T: 512MiB",
+            field=field,
         )
     return int(float(match[1]) * _UNIT.get((match[2] or "").upper(), 1))
 

@@ -60,11 +60,15 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.RUNNING: frozenset({Phase.PAUSING, Phase.STOPPING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.PAUSING: frozenset({Phase.PAUSED, Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
-    Phase.PAUSED: frozenset({Phase.RESUMING, Phase.STOPPING, Phase.STOPPED, Phase.PAUSING, Phase.FAILED, Phase.DELETING}),
+    Phase.PAUSED: frozenset(
+        {Phase.RESUMING, Phase.STOPPING, Phase.STOPPED, Phase.PAUSING, Phase.FAILED, Phase.DELETING}
+    ),
     Phase.RESUMING: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.STOPPING: frozenset({Phase.STOPPED, Phase.RUNNING, Phase.PAUSED, Phase.FAILED, Phase.DELETING}),
     Phase.STOPPED: frozenset({Phase.STARTING, Phase.FAILED, Phase.DELETING}),
-    Phase.FAILED: frozenset({Phase.STARTING, Phase.RESUMING, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.DELETING}),
+    Phase.FAILED: frozenset(
+        {Phase.STARTING, Phase.RESUMING, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.DELETING}
+    ),
     Phase.DELETING: frozenset({Phase.DELETED}),
     Phase.DELETED: frozenset(),
 }

@@ -41,7 +41,9 @@ async def check(parts: Parts) -> dict[str, Any]:
             found("disk.missing", sandbox_id, "the record has no disk in the pool")
     kept = {r.generation.id: r.id for r in records.values() if r.generation}
     for generation in contents.generations.keys() - kept.keys():
-        found("generation.unowned", generation, f"a memory image of {contents.generations[generation]} without a record")
+        found(
+            "generation.unowned", generation, f"a memory image of {contents.generations[generation]} without a record"
+        )
     for generation in kept.keys() - contents.generations.keys():
         found("generation.missing", kept[generation], f"its memory image {generation} is not in the pool")
     for template in parts.records.templates.keys() - contents.templates:

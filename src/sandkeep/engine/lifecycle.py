@@ -61,7 +61,9 @@ async def stop(parts: Parts, record: Record, entry: Entry) -> Record:
     if record.phase is Phase.PAUSED and record.hold is Hold.DISK and record.generation:
         entry.step("disk.restore", generation=record.generation.id)
         await parts.disks.restore(record.id, record.generation.id)
-        return replace(record, phase=Phase.STOPPED, hold=None, generation=None, reason="stopped; its memory was dropped")
+        return replace(
+            record, phase=Phase.STOPPED, hold=None, generation=None, reason="stopped; its memory was dropped"
+        )
     if record.phase is Phase.RUNNING:
         entry.step("guest.flush")
         await machine.flush(parts, record)
@@ -88,9 +90,7 @@ async def erase(parts: Parts, record: Record) -> None:
 
 def check_update(record: Record, disk: int) -> None:
     if disk < record.spec.limits.disk:
-        raise InvalidArgument(
-            "a disk cannot shrink", hint="create a smaller sandbox and copy the files", field="disk"
-        )
+        raise InvalidArgument("a disk cannot shrink", hint="create a smaller sandbox and copy the files", field="disk")
 
 
 def vanishes(record: Record) -> bool:

@@ -14,8 +14,8 @@ from anyio.abc import TaskGroup
 from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
 from sandkeep.domain.errors import (
     Conflict,
-    InUse,
     Internal,
+    InUse,
     NotFound,
     PauseFailed,
     SandkeepError,

@@ -20,9 +20,7 @@ async def add(
     data: dict[str, Any],
 ) -> Event:
     done = await connection.execute(
-        insert(table).values(
-            project_id=project_id, at=at, kind=str(kind), subject=subject, reason=reason, data=data
-        )
+        insert(table).values(project_id=project_id, at=at, kind=str(kind), subject=subject, reason=reason, data=data)
     )
     assert done.inserted_primary_key is not None
     return Event(done.inserted_primary_key[0], project_id, at, kind, subject, reason, data)

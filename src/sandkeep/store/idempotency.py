@@ -10,13 +10,13 @@ KEPT = 48 * 3600.0
 
 async def get(connection: AsyncConnection, project_id: str, key: str) -> tuple[str, str] | None:
     """(fingerprint of the request, id of what it made)."""
-    row = (
-        await connection.execute(select(table).where(table.c.project_id == project_id, table.c.key == key))
-    ).first()
+    row = (await connection.execute(select(table).where(table.c.project_id == project_id, table.c.key == key))).first()
     return (row.fingerprint, row.subject) if row else None
 
 
-async def add(connection: AsyncConnection, project_id: str, key: str, fingerprint: str, subject: str, at: float) -> None:
+async def add(
+    connection: AsyncConnection, project_id: str, key: str, fingerprint: str, subject: str, at: float
+) -> None:
     await connection.execute(
         insert(table).values(project_id=project_id, key=key, fingerprint=fingerprint, subject=subject, created_at=at)
     )

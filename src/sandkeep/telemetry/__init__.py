@@ -1,0 +1,1 @@
+"""What the daemons say about themselves: logs and metrics. Every name lives here."""

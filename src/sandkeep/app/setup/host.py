@@ -4,7 +4,6 @@ import os
 import pwd
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -142,5 +141,3 @@ async def make_template(settings: Settings, recipe: str, say: Say) -> None:
 
 def _wants_detail() -> bool:
     return bool(os.environ.get("SANDKEEP_VERBOSE"))
-
-

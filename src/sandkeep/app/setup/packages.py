@@ -61,7 +61,9 @@ async def install_packages(say: Say) -> None:
             env=environment,
         )
     except (process.ProgramError, process.ProgramTimeoutError) as error:
-        raise Unavailable(f"apt-get could not install {', '.join(missing)}: {error}", hint="install them by hand") from error
+        raise Unavailable(
+            f"apt-get could not install {', '.join(missing)}: {error}", hint="install them by hand"
+        ) from error
 
 
 async def find_runsc(configured: Path | None, places: tuple[Path, ...]) -> Path | None:
@@ -102,7 +104,9 @@ async def fetch_runsc(say: Say) -> Path:
             package = next(home.glob("runsc_*.deb"))
             await process.run(["dpkg", "-x", str(package), str(home / "x")], timeout=120)
         except (process.ProgramError, process.ProgramTimeoutError, StopIteration) as error:
-            raise Unavailable(f"runsc could not be fetched: {error}", hint="put a runsc 20240729 at /usr/local/bin") from error
+            raise Unavailable(
+                f"runsc could not be fetched: {error}", hint="put a runsc 20240729 at /usr/local/bin"
+            ) from error
         binary = home / "x" / "usr" / "bin" / "runsc"
         version = await build.version(binary)
         target = RUNTIMES / f"runsc-{version}"

@@ -89,9 +89,7 @@ async def _stop_resolver(settings: Settings) -> None:
         account = pwd.getpwnam(settings.user)
     except KeyError:
         return
-    await ResolverKeeper(
-        ResolverSettings(wiring.network_settings(settings), account.pw_uid, account.pw_gid)
-    ).stop()
+    await ResolverKeeper(ResolverSettings(wiring.network_settings(settings), account.pw_uid, account.pw_gid)).stop()
 
 
 async def _remove_units(settings: Settings) -> None:

@@ -10,19 +10,21 @@ from sandkeep.app import entry
 from sandkeep.cli.session import Session, pass_session
 
 
-def _settings(session: Session, **flags: Any) -> entry.Settings:
+def _settings(session: Session, **flags: Any) -> Any:
     return entry.load(session.instance, **flags)
 
 
 @click.command()
-@click.option("--pool-size", metavar="S", help="Size of the pool file, like 100GiB; a larger one grows an existing pool.")
+@click.option(
+    "--pool-size", metavar="S", help="Size of the pool file, like 100GiB; a larger one grows an existing pool."
+)
 @click.option("--pool-device", metavar="DEV", help="A block device for the pool, instead of a file.")
 @click.option("--address-range", metavar="CIDR", help="Addresses of the sandboxes on the host's side.")
 @click.option("--port", type=int, help="Port of the server.")
 @click.option("--disk-driver", type=click.Choice(["auto", "btrfs", "dir"]), help="Where disks live.")
 @click.option("--template", "templates", multiple=True, metavar="RECIPE", help="Templates to build (default: base).")
 @pass_session
-def setup(session: Session, templates: tuple[str, ...], **flags: Any) -> None:
+def setup(session: Session, /, templates: tuple[str, ...], **flags: Any) -> None:
     """Prepare this host for an instance: packages, gVisor, user, pool, network, the base template.
 
     Needs root. Repeating it is quick and harmless; `sandkeep purge` takes everything back.

@@ -1,0 +1,1 @@
+"""Drivers without a host, for logic tests."""

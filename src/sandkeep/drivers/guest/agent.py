@@ -137,7 +137,9 @@ class AgentGuest:
             raise GuestError("the agent's answer is not an object")
         if answer.status >= 300:
             message_text = str(parsed.get("message", f"status {answer.status}"))[:2000]
-            raise _ERRORS.get(str(parsed.get("code")), GuestError)(message_text, agent_code=str(parsed.get("code"))[:40])
+            raise _ERRORS.get(str(parsed.get("code")), GuestError)(
+                message_text, agent_code=str(parsed.get("code"))[:40]
+            )
         return parsed
 
     async def wait_ready(self, endpoint: Endpoint, deadline: float) -> None:

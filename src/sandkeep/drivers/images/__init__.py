@@ -1,0 +1,1 @@
+"""Where root file systems come from."""

@@ -1,0 +1,1 @@
+"""The network of each sandbox, and the guests' resolver."""

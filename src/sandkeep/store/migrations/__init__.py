@@ -14,7 +14,9 @@ def migrate(connection: Connection, metadata: MetaData) -> None:
         if current == HEAD:
             return
         if current and current > HEAD:
-            raise RuntimeError(f"the database is of schema {current}, newer than this version's {HEAD}: upgrade Sandkeep")
+            raise RuntimeError(
+                f"the database is of schema {current}, newer than this version's {HEAD}: upgrade Sandkeep"
+            )
     from alembic import command
     from alembic.config import Config
 

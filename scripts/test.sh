@@ -1,0 +1,60 @@
+#!/bin/sh
+# Installs what the tests need and runs them (see the Makefile). `make up` before it or beside it changes nothing.
+set -eu
+cd "$(dirname "$0")/.."
+home=/opt/sandkeep/test
+say() { printf 'test: %s\n' "$*" >&2; }
+[ "$(id -u)" = 0 ] || { say "this needs root: run it with sudo"; exit 1; }
+
+need=""
+for package in python3 python3-venv ca-certificates btrfs-progs libnftables1 nftables mmdebstrap runc util-linux busybox-static \
+    openssh-client git; do
+    [ -e "/var/lib/dpkg/info/$package.list" ] || [ -e "/var/lib/dpkg/info/$package:$(dpkg --print-architecture).list" ] || need="$need $package"
+done
+if [ -n "$need" ]; then
+    say "installing Debian packages:$need"
+    apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $need >/dev/null
+fi
+
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+mkdir -p /opt/sandkeep
+[ -x "$home/bin/python" ] || "$python" -m venv "$home"
+if ! cmp -s requirements-test.lock "$home/requirements.lock"; then
+    say "installing the locked dependencies"
+    "$home/bin/pip" install -q --disable-pip-version-check --require-hashes -r requirements-test.lock
+    cp requirements-test.lock "$home/requirements.lock"
+fi
+stamp=$(find src agent pyproject.toml hatch_build.py -type f -not -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-32)
+if [ "$(cat "$home/installed" 2>/dev/null || true)" != "$stamp" ]; then
+    say "building and installing the wheel"
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    SANDKEEP_AGENT_ARCHS=native "$home/bin/pip" wheel -q --disable-pip-version-check --no-deps -w "$wheels" .
+    "$home/bin/pip" install -q --disable-pip-version-check --no-deps --force-reinstall "$wheels"/sandkeep-*.whl
+    printf '%s\n' "$stamp" > "$home/installed"
+fi
+export SANDKEEP_AGENT="${SANDKEEP_AGENT:-$("$home/bin/python" -c 'from sandkeep.app.agents import shipped_agent; print(shipped_agent())')}"
+PATH=$home/bin:$PATH
+export PATH PYTHONDONTWRITEBYTECODE=1
+
+check() {
+    ruff format --check -q src tests scripts
+    ruff check -q src tests scripts
+    mypy --no-error-summary
+    lint-imports --no-cache >/dev/null || lint-imports --no-cache
+}
+
+case "${1:-test}" in
+check) check ;;
+bench) shift; exec python tests/bench/run.py "$@" ;;
+reference) python scripts/reference.py ;;
+*)
+    say "preparing the cached test template"
+    (cd tests && python -m support.instance test base >/dev/null)
+    REQUIRED=${REQUIRED:-btrfs,gvisor,runc,mmdebstrap}
+    export REQUIRED
+    exec python -m pytest tests "$@"
+    ;;
+esac
