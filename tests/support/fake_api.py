@@ -283,7 +283,7 @@ class FakeApi:
         if method == "Start":
             program = self.programs.pop(0)
             program.pid, program.tag, program.message = 100 + len(self.processes), message["tag"], message
-            program.user = request.query_params.get("user")
+            program.user = request.query_params.get("username")
             self.processes[program.tag] = program
             return self._output(program, 0)
         if method == "List":
@@ -358,6 +358,13 @@ class FakeApi:
         query = socket.query_params
         self.terminal = {"query": query.multi_items(), "resized": [], "typed": self.terminal.get("typed", b"")}
         await socket.accept()
+        view = self.find(socket.path_params["ref"])
+        if view is None or (query.get("no_resume") == "true" and view["phase"] != "running"):
+            name, status, code = ("not_found", 404, 4404) if view is None else ("conflict", 409, 4409)
+            told = {"code": name, "status": status, "detail": "as scripted", "hint": "none", "title": name}
+            await socket.send_text(json.dumps({"error": told}))
+            await socket.close(code)
+            return
         await socket.send_text(json.dumps({"started": {"pid": 7}}))
         with contextlib.suppress(Exception):
             if not int(query.get("offset", 0)):

@@ -185,10 +185,34 @@ def test_a_broken_terminal_is_attached_again(api: FakeApi, sandbox: Sandbox) -> 
     assert (query["pid"], query["offset"], query["no_resume"]) == ("7", "2", "true")
 
 
-def test_the_end_of_a_sandbox_ends_its_terminal(api: FakeApi, sandbox: Sandbox) -> None:
-    api.terminal_close = [4404]
-    with sandbox.open_terminal() as terminal, pytest.raises(errors.NotFound):
+def test_a_terminal_says_at_once_what_is_wrong(api: FakeApi, sandbox: Sandbox) -> None:
+    api.sandboxes[sandbox.id]["phase"] = "paused"
+    with pytest.raises(errors.Conflict, match="as scripted"):
+        sandbox.open_terminal(no_resume=True)
+    del api.sandboxes[sandbox.id]
+    with pytest.raises(errors.NotFound):
+        sandbox.open_terminal()
+
+
+@pytest.mark.parametrize(("phase", "kind"), [("paused", errors.StreamLost), ("", errors.ProcessLost)])
+def test_a_terminal_is_lost_with_its_sandbox(
+    api: FakeApi, sandbox: Sandbox, phase: str, kind: type[errors.SandkeepError]
+) -> None:
+    api.terminal_close = [1012]
+    with sandbox.open_terminal(resume_within=0.5) as terminal:
+        if phase:
+            api.sandboxes[sandbox.id]["phase"] = phase
+        else:
+            del api.sandboxes[sandbox.id]
+        with pytest.raises(kind):
+            list(terminal)
+
+
+def test_a_terminal_that_breaks_again_and_again_is_given_up(api: FakeApi, sandbox: Sandbox) -> None:
+    api.terminal_close = [1012] * 1000
+    with sandbox.open_terminal(resume_within=0.5) as terminal, pytest.raises(errors.StreamLost):
         list(terminal)
+    assert len(api.terminal_close) > 900
 
 
 def test_the_same_async(api: FakeApi) -> None:

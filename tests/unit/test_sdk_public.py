@@ -117,10 +117,10 @@ def test_answers_become_errors(
 
 
 def test_problem_members_become_details() -> None:
-    body = b'{"code":"already_exists","detail":"d","hint":"h","fields":["cpus"],"details":{"message":1,"a":2}}'
+    body = b'{"code":"already_exists","detail":"d","hint":"h","fields":["cpus"],"details":{"b":1,"a":2}}'
     error = errors.from_answer(409, {"content-type": "application/problem+json", "retry-after": "2.5"}, body)
     assert (error.hint, error.retry_after) == ("h", 2.5)
-    assert error.details == {"fields": ["cpus"], "a": 2}
+    assert error.details == {"fields": ["cpus"], "b": 1, "a": 2}
 
 
 @pytest.mark.parametrize(("text", "value"), [(3, 3.0), ("30s", 30.0), ("1h30m", 5400.0), ("250ms", 0.25), ("1.5", 1.5)])

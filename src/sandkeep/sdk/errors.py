@@ -226,15 +226,22 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Sandkee
             return from_connect(problem, status)
         kind = InvalidArgument if status == 401 else _BY_STATUS.get(status, GuestError)
         return kind(str(problem.get("message") or f"the agent answered {status}"), status=status, agent_code=status)
+    error = from_problem(problem, status)
+    error.retry_after = retry_after
+    return error
+
+
+def from_problem(problem: Mapping[str, Any], status: int | None = None) -> SandkeepError:
+    """An error that the server says as problem details (RFC 9457)."""
+    told = problem.get("status")
+    status = status or (told if isinstance(told, int) else 500)
     detail = problem.get("detail") or problem.get("title") or f"the server answered {status}"
     kind = every_error().get(str(problem.get("code")), _BY_STATUS.get(status, Internal))
     hint = problem.get("hint")
-    details = {str(key): value for key, value in problem.items() if key not in _PROBLEM_MEMBERS}
-    details |= problem["details"] if isinstance(problem.get("details"), dict) else {}
-    for taken in ("message", "retry_after", "self"):
-        details.pop(taken, None)
-    error = kind(str(detail), hint=hint if isinstance(hint, str) else None, retry_after=retry_after, status=status)
-    error.details = details
+    error = kind(str(detail), hint=hint if isinstance(hint, str) else None, status=status)
+    error.details = {str(key): value for key, value in problem.items() if key not in _PROBLEM_MEMBERS}
+    if isinstance(problem.get("details"), dict):
+        error.details |= problem["details"]
     return error
 
 

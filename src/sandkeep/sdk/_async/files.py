@@ -181,7 +181,7 @@ class AsyncFiles:
             self._transport,
             f"{self._home}/agent/filesystem.Filesystem/WatchDir",
             {"path": path, "recursive": recursive},
-            given(user=user),
+            given(username=user),
         )
         try:
             while (message := await frames.receive()) is not None:
@@ -194,4 +194,4 @@ class AsyncFiles:
 
     async def _rpc(self, method: str, message: dict[str, Any], user: str | None, *, again: bool = True) -> Any:
         path = f"{self._home}/agent/filesystem.Filesystem/{method}"
-        return await self._transport.call("POST", path, body=message, query=given(user=user), again=again)
+        return await self._transport.call("POST", path, body=message, query=given(username=user), again=again)

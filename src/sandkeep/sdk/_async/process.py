@@ -51,7 +51,7 @@ class AsyncProcess:
         self._home = f"/v1/sandboxes/{sandbox_id}"
         self._rpc = f"{self._home}/agent/process.Process/"
         self._target = target
-        self._query = given(user=user)
+        self._query = given(username=user)
         self._frames: AsyncFrames | None = None
         self._detached = False
         self._resume_within = resume_within

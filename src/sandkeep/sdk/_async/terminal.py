@@ -13,6 +13,18 @@ from sandkeep.sdk.concurrency import async_sleep
 from sandkeep.sdk.results import Dropped, ProcessResult
 
 _INPUT = 1 << 16
+# What a close means when no error was said before it.
+_CLOSED: dict[int, type[errors.SandkeepError]] = {
+    4400: errors.InvalidArgument,
+    4401: errors.Unauthenticated,
+    4404: errors.NotFound,
+    4409: errors.Conflict,
+    1001: errors.ConnectionLost,
+    1005: errors.ConnectionLost,
+    1006: errors.ConnectionLost,
+    1011: errors.ConnectionLost,
+    1012: errors.ConnectionLost,
+}
 
 
 class AsyncTerminal:
@@ -30,93 +42,99 @@ class AsyncTerminal:
         self._resume_within = resume_within
         self._socket: AsyncWebSocket | None = None
         self._closed = False
+        self._broken_since: float | None = None
+        self._waits = delays(first=0.05, cap=2.0)
         self.pid: int = int(query.get("pid", 0))
         self.offset: int = int(query.get("offset", 0))
         self.result: ProcessResult | None = None
 
     async def connect(self) -> None:
-        self._socket = await AsyncWebSocket.open(self._transport, self._path, self._query)
+        """Raises what the server says against it: NotFound, Conflict, InvalidArgument."""
+        self._socket = await self._open(self._query)
+
+    async def _open(self, query: dict[str, Any]) -> AsyncWebSocket:
+        """A socket whose process is known. The server says errors over the open socket, as its first message."""
+        socket = await AsyncWebSocket.open(self._transport, self._path, query)
+        try:
+            message = await socket.receive()
+            if isinstance(message, str):
+                self._read(message)
+            if not self.pid:
+                raise errors.GuestError("the terminal did not say which process it is of")
+        except Closed as closed:
+            raise _CLOSED.get(closed.code, errors.GuestError)(closed.reason or str(closed)) from closed
+        except BaseException:
+            await socket.aclose()
+            raise
+        return socket
 
     async def __aiter__(self) -> AsyncIterator[bytes | Dropped]:
         """What the terminal prints, until its process ends or `aclose()`. Raises StreamLost and ProcessLost."""
         while self.result is None and not self._closed:
             if self._socket is None:
-                await self._attach_again(time.monotonic())
+                await self._attach_again()
             if self._socket is None:
                 break
+            told: Dropped | None = None
             try:
                 message = await self._socket.receive()
-            except errors.ConnectionLost:
-                await self._drop()
-                continue
+                if isinstance(message, str):
+                    told = self._read(message)
             except Closed as closed:
                 await self._drop()
-                self._judge(closed)
+                if closed.code == 1000:
+                    raise errors.GuestError("the terminal was closed without saying how its process ended") from closed
+                continue
+            except (errors.Unavailable, errors.GuestUnreachable, errors.Conflict):
+                await self._drop()
                 continue
             if isinstance(message, bytes):
+                self._heard()
                 self.offset += len(message)
                 yield message
-            else:
-                told = self._read(message)
-                if told is not None:
-                    yield told
+            elif told is not None:
+                yield told
         await self.aclose()
 
     def _read(self, message: str) -> Dropped | None:
+        """A message that is not output. Raises the error that it may be."""
         try:
             told = json.loads(message)
+            if "error" in told:
+                raise errors.from_problem(told["error"])
             if "started" in told:
                 self.pid = int(told["started"]["pid"])
             if "offset" in told:
                 self.offset = int(told["offset"])
             if "exit" in told:
-                code, signal = told["exit"]["exit_code"], told["exit"].get("signal")
+                end = told["exit"]
                 self.result = ProcessResult(
-                    exit_code=int(code),
-                    signal=signal,
-                    timed_out=bool(told["exit"].get("timed_out")),
-                    out_of_memory=bool(told["exit"].get("out_of_memory")),
+                    exit_code=int(end["exit_code"]),
+                    signal=end.get("signal"),
+                    timed_out=bool(end.get("timed_out")),
+                    out_of_memory=bool(end.get("out_of_memory")),
                 )
             if "dropped" in told:
                 count = int(told["dropped"])
-                # `offset` counts bytes that were printed, seen or not; a following {"offset": N} says the same.
                 self.offset += count
                 return Dropped(count, self.offset)
         except (ValueError, TypeError, KeyError) as error:
             raise errors.GuestError(f"the terminal sent a message that cannot be read: {error}") from error
         return None
 
-    def _judge(self, closed: Closed) -> None:
-        """What a close without an exit means; returns where attaching again makes sense."""
-        if self._closed:
-            return
-        if closed.code == 4404:
-            raise errors.NotFound(closed.reason or "the sandbox, or the process of the terminal, is gone")
-        if closed.code == 4409:
-            if not self.pid:
-                raise errors.Conflict(closed.reason or "the sandbox is not running")
-            return
-        if closed.code == 1000 and self.result is None:
-            raise errors.GuestError("the terminal was closed without saying how its process ended")
-        if closed.code not in (1001, 1005, 1006, 1011, 1012, 1013):
-            raise errors.GuestError(closed.reason or f"the terminal was closed with code {closed.code}")
-        if not self.pid:
-            raise errors.ConnectionLost("the terminal broke before its process had started")
+    def _heard(self) -> None:
+        self._broken_since, self._waits = None, delays(first=0.05, cap=2.0)
 
-    async def _attach_again(self, since: float) -> None:
+    async def _attach_again(self) -> None:
+        """At the offset, however often it takes. What opens and says nothing before it breaks again does not count."""
         query = {"pid": self.pid, "offset": self.offset, "no_resume": "true"}
         kept = {name: value for name, value in self._query.items() if name in ("cols", "rows", "user")}
-        for wait in delays(first=0.05, cap=2.0):
-            try:
-                self._socket = await AsyncWebSocket.open(self._transport, self._path, kept | query)
-                return
-            except errors.NotFound as error:
-                raise errors.ProcessLost("the process of the terminal is gone") from error
-            except (errors.Conflict, errors.Unavailable, errors.GuestUnreachable) as error:
-                cause = error
-            if self._closed:
-                return
-            if time.monotonic() + wait - since > self._resume_within:
+        if self._broken_since is None:
+            self._broken_since = time.monotonic()
+        cause: errors.SandkeepError | None = None
+        while not self._closed:
+            wait = next(self._waits)
+            if time.monotonic() + wait - self._broken_since > self._resume_within:
                 raise errors.StreamLost(
                     f"the terminal could not be attached again in {self._resume_within:g} s",
                     hint=f"attach to process {self.pid} at offset {self.offset} once the sandbox runs",
@@ -124,6 +142,13 @@ class AsyncTerminal:
                     offset=self.offset,
                 ) from cause
             await async_sleep(wait)
+            try:
+                self._socket = await self._open(kept | query)
+                return
+            except errors.NotFound as error:
+                raise errors.ProcessLost("the process of the terminal is gone") from error
+            except (errors.Conflict, errors.Unavailable, errors.GuestUnreachable) as error:
+                cause = error
 
     async def write(self, data: bytes) -> None:
         """Keys. Raises ConnectionLost when it is not connected."""

@@ -184,7 +184,7 @@ class Files:
             self._transport,
             f"{self._home}/agent/filesystem.Filesystem/WatchDir",
             {"path": path, "recursive": recursive},
-            given(user=user),
+            given(username=user),
         )
         try:
             while (message := frames.receive()) is not None:
@@ -197,4 +197,4 @@ class Files:
 
     def _rpc(self, method: str, message: dict[str, Any], user: str | None, *, again: bool = True) -> Any:
         path = f"{self._home}/agent/filesystem.Filesystem/{method}"
-        return self._transport.call("POST", path, body=message, query=given(user=user), again=again)
+        return self._transport.call("POST", path, body=message, query=given(username=user), again=again)

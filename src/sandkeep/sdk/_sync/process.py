@@ -54,7 +54,7 @@ class Process:
         self._home = f"/v1/sandboxes/{sandbox_id}"
         self._rpc = f"{self._home}/agent/process.Process/"
         self._target = target
-        self._query = given(user=user)
+        self._query = given(username=user)
         self._frames: Frames | None = None
         self._detached = False
         self._resume_within = resume_within
