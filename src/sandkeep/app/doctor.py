@@ -2,14 +2,13 @@
 
 import os
 import pwd
-from dataclasses import dataclass
-from typing import Literal
 
 from anyio.to_thread import run_sync
 
-from sandkeep.app import wiring
+from sandkeep.app import deep, wiring
 from sandkeep.app.agents import shipped_agent
 from sandkeep.app.daemon import holder
+from sandkeep.app.findings import Finding
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
 from sandkeep.app.standalone import free_space
@@ -22,22 +21,14 @@ from sandkeep.drivers.runtime.runsc import build, control
 from sandkeep.engine.admission import still_fits
 from sandkeep.engine.records import Records
 
-Level = Literal["ok", "warning", "missing"]
 _LEAST_ROOM = 4 * GIB
 
 
-@dataclass(frozen=True)
-class Finding:
-    level: Level
-    what: str
-    remedy: str = ""
-
-
-async def examine(settings: Settings, deep: bool = False) -> list[Finding]:
+async def examine(settings: Settings, deeply: bool = False) -> list[Finding]:
     """All findings; `missing` ones keep sandboxes from running."""
     found: list[Finding] = []
     found += _programs()
-    found += await _runsc(settings)
+    found += await deep.examine(settings) if deeply else await _runsc(settings)
     found += _kernel()
     found += _agent()
     found += await run_sync(_network, settings)
@@ -60,7 +51,7 @@ async def _runsc(settings: Settings) -> list[Finding]:
     if path is None:
         return [Finding("missing", "there is no runsc (gVisor)", "sandkeep setup fetches the tested build")]
     version = await build.version(path)
-    if version not in control.TESTED:
+    if version not in control.TESTED and build.digest(path) not in wiring.approved_builds(settings):
         return [
             Finding(
                 "warning",

@@ -5,7 +5,8 @@ from typing import Any
 import anyio
 
 from sandkeep.app import settings as settings_module
-from sandkeep.app.doctor import Finding, examine
+from sandkeep.app.doctor import examine
+from sandkeep.app.findings import Finding
 from sandkeep.app.settings import Settings
 from sandkeep.app.standalone import Say
 

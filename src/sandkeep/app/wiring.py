@@ -1,6 +1,7 @@
 """Which drivers fulfil which contracts, from the settings."""
 
 import base64
+import json
 import time
 from pathlib import Path
 
@@ -79,9 +80,22 @@ def make_runtimes(settings: Settings) -> tuple[GvisorRuntime, RuncRuntime]:
             first_existing(settings.runsc, RUNSC_PLACES),
             settings.cgroup_parent,
             settings.gvisor_platform,
+            approved_builds(settings),
         ),
         RuncRuntime(settings.run_folder, first_existing(settings.runc, RUNC_PLACES), settings.cgroup_parent),
     )
+
+
+def approved_file(settings: Settings) -> Path:
+    """SHA-256 sums of gVisor builds on which `sandkeep doctor --deep` has passed."""
+    return settings.node_folder / "approved.json"
+
+
+def approved_builds(settings: Settings) -> frozenset[str]:
+    try:
+        return frozenset(str(item) for item in json.loads(approved_file(settings).read_bytes()))
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def make_parts(settings: Settings) -> Parts:

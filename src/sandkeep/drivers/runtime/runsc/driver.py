@@ -31,10 +31,19 @@ would end the sandbox, and a restarted runner cannot ask."""
 
 class GvisorRuntime:
     """run_folder: of the instance, on a tmpfs; binary: runsc; cgroup_parent: such as `sandkeep-<instance>`, below which
-    `gvisor/<machine id>` is made; platform: auto, ptrace or systrap."""
+    `gvisor/<machine id>` is made; platform: auto, ptrace or systrap; approved: SHA-256 sums of builds off the tested
+    list on which the deep check has passed."""
 
-    def __init__(self, run_folder: Path, binary: Path, cgroup_parent: str, platform: str = build.AUTO) -> None:
+    def __init__(
+        self,
+        run_folder: Path,
+        binary: Path,
+        cgroup_parent: str,
+        platform: str = build.AUTO,
+        approved: frozenset[str] = frozenset(),
+    ) -> None:
         self._binary = binary
+        self._approved = approved
         self._parent = cgroup_parent
         self._platform = platform
         self._folders = Folders(run_folder / "runsc")
@@ -56,7 +65,7 @@ class GvisorRuntime:
         root = self._folders.state
         runtime = Runtime(self._leaders, lambda: state.known(root), lambda name: state.forget(root, name))
         self._opened = Machines(self._folders, groups, runtime)
-        self.capabilities = _capabilities(self._build)
+        self.capabilities = _capabilities(self._build, self._approved)
 
     async def close(self) -> None:
         await self._folders.close()
@@ -251,8 +260,8 @@ def _unavailable(reason: str) -> RuntimeCapabilities:
 _ISOLATION = "a kernel of its own in user space (gVisor); no system call of the guest reaches the host's kernel"
 
 
-def _capabilities(found: build.Build) -> RuntimeCapabilities:
-    tested = found.version in control.TESTED
+def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabilities:
+    tested = found.version in control.TESTED or found.sha256 in approved
     notes = [f"platform {found.platform}"]
     unsupported = {
         "nested_containers": "gVisor's guest has no cgroups and no devices of the host",
@@ -261,7 +270,8 @@ def _capabilities(found: build.Build) -> RuntimeCapabilities:
     if not tested:
         known = ", ".join(sorted(control.TESTED))
         unsupported["full"] = (
-            f"memory is saved by an internal interface, tested with gVisor {known}, not {found.version}"
+            f"memory is saved by an internal interface, tested with gVisor {known}, not {found.version}; "
+            "sandkeep doctor --deep tests this build"
         )
     return RuntimeCapabilities(
         kind=RuntimeKind.GVISOR,
@@ -269,9 +279,7 @@ def _capabilities(found: build.Build) -> RuntimeCapabilities:
         version=found.version,
         isolation=_ISOLATION,
         trusted_code_only=False,
-        persistence=frozenset(
-            {Persistence.EPHEMERAL, Persistence.VOLUME, *([Persistence.FULL] if tested else [])}
-        ),
+        persistence=frozenset({Persistence.EPHEMERAL, Persistence.VOLUME, *([Persistence.FULL] if tested else [])}),
         holds=frozenset(Hold) if tested else frozenset({Hold.MEMORY}),
         unsupported=unsupported,
         notes=tuple(notes),
