@@ -22,7 +22,6 @@ class EventKind(StrEnum):
     SANDBOX_EXPIRED = "sandbox.expired"
     SANDBOX_OUT_OF_MEMORY = "sandbox.out_of_memory"
     SANDBOX_EXITED = "sandbox.exited"
-    SANDBOX_ADOPTED = "sandbox.adopted"
     SANDBOX_DELETING = "sandbox.deleting"
     SANDBOX_DELETED = "sandbox.deleted"
     TEMPLATE_BUILD_STARTED = "template.build_started"
@@ -31,6 +30,35 @@ class EventKind(StrEnum):
     TEMPLATE_DELETED = "template.deleted"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
+
+
+MEANING: dict[EventKind, str] = {
+    EventKind.SANDBOX_CREATED: "Somebody asked for it; its name is taken from here on.",
+    EventKind.SANDBOX_STARTING: "A new machine is being made on its disk.",
+    EventKind.SANDBOX_STARTED: "It runs, and its agent answers.",
+    EventKind.SANDBOX_PAUSING: "A pause has begun.",
+    EventKind.SANDBOX_PAUSED: "It is paused; `hold` says where its memory is.",
+    EventKind.SANDBOX_PAUSE_FAILED: "The pause did not happen; the reason says why, and it runs on.",
+    EventKind.SANDBOX_RESUMING: "A resume has begun.",
+    EventKind.SANDBOX_RESUMED: "It goes on where it was paused.",
+    EventKind.SANDBOX_RESUME_FAILED: "The resume did not happen; it stays paused, its memory image untouched.",
+    EventKind.SANDBOX_STOPPING: "Its machine is being ended.",
+    EventKind.SANDBOX_STOPPED: "Its machine has ended and its disk was kept.",
+    EventKind.SANDBOX_UPDATED: "Labels, limits or lifetime were changed.",
+    EventKind.SANDBOX_FAILED: "An operation failed, or the node lost it; the reason says why.",
+    EventKind.SANDBOX_EXPIRED: "Its lifetime ended, and what its persistence says was done.",
+    EventKind.SANDBOX_OUT_OF_MEMORY: "Its memory limit was met; the reason names what was killed.",
+    EventKind.SANDBOX_EXITED: "Its machine ended by itself, or was gone when the node came back.",
+    EventKind.SANDBOX_DELETING: "A delete has begun.",
+    EventKind.SANDBOX_DELETED: "Nothing of it is left.",
+    EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
+    EventKind.TEMPLATE_READY: "A template can be used.",
+    EventKind.TEMPLATE_FAILED: "The build of a template failed; the reason names the step.",
+    EventKind.TEMPLATE_DELETED: "A template is gone.",
+    EventKind.KEY_CREATED: "An API key was made.",
+    EventKind.KEY_REVOKED: "An API key opens nothing any more.",
+}
+"""What each tells: the reference is made from this."""
 
 
 @dataclass(frozen=True)

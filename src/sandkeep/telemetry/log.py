@@ -7,34 +7,28 @@ import logging
 import sys
 from typing import Any, Final
 
-EVENTS: Final = frozenset(
-    {
-        "daemon.started",
-        "daemon.stopping",
-        "machine.adopted",
-        "machine.exited",
-        "machine.killed",
-        "disk.quarantined",
-        "network.repaired",
-        "operation.done",
-        "operation.failed",
-        "record.unreadable",
-        "journal.torn",
-        "recovery.done",
-        "recovery.step",
-        "undo.failed",
-        "reconcile.failed",
-        "reconcile.acted",
-        "request.failed",
-        "request.served",
-        "resolver.started",
-        "resolver.exited",
-        "runner.connected",
-        "runner.lost",
-        "template.imported",
-        "task.failed",
-    }
-)
+EVENTS: Final[dict[str, str]] = {
+    "daemon.started": "The server or the runner serves.",
+    "daemon.stopping": "It was told to stop.",
+    "disk.quarantined": "The pool holds a disk that no record names; it is kept.",
+    "journal.torn": "A crash left a journal file whose first line is not whole: nothing was done under it.",
+    "machine.adopted": "After a restart, the runner took over a machine that lived on.",
+    "machine.exited": "A machine ended by itself.",
+    "machine.killed": "A machine that no record names was ended.",
+    "network.repaired": "Rules of ours were missing, and are back.",
+    "operation.failed": "An operation on a sandbox failed and was undone.",
+    "reconcile.acted": "The server followed what the node had observed.",
+    "reconcile.failed": "A round of the reconciler failed; it is repeated.",
+    "record.unreadable": "A record of the node cannot be read; what it describes is quarantined.",
+    "recovery.done": "The runner has settled what a crash left.",
+    "recovery.step": "An operation that a crash interrupted is finished or undone.",
+    "request.failed": "The server failed in a request.",
+    "resolver.exited": "The guests' resolver ended; it is started again.",
+    "runner.connected": "The server reached the runner.",
+    "runner.lost": "The server lost the runner; it tries again.",
+    "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
+}
+"""Name -> what it tells: the reference is made from this."""
 
 _logger: Any = None
 

@@ -21,7 +21,14 @@ from sandkeep.telemetry.log import log
 
 def api_app(services: Services | None, version: str) -> FastAPI:
     """`services` is None only for making the API document."""
-    app = FastAPI(title="Sandkeep", version=version, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Sandkeep",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.services = services
     for module in (execs, sandboxes, templates, events, keys, platform):
         app.include_router(module.router)

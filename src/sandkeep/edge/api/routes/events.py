@@ -1,7 +1,7 @@
 """Events: pages, and streams of one JSON a line."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
@@ -14,15 +14,16 @@ from sandkeep.wire.shape import Page
 router = APIRouter(tags=["events"])
 After = Annotated[int, Query(ge=0)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}}
 
 
-@router.get("/v1/events", response_model=Page[EventView])
+@router.get("/v1/events", response_model=Page[EventView], responses=_STREAM)
 async def list_events(who: Caller, use: Using, after: After = 0, limit: Limit = 200, follow: bool = False) -> Response:
     """`follow`: a stream of application/x-ndjson; blank lines keep it alive."""
     return await _answer(use, who.project_id, None, after, limit, follow)
 
 
-@router.get("/v1/sandboxes/{ref}/events", response_model=Page[EventView])
+@router.get("/v1/sandboxes/{ref}/events", response_model=Page[EventView], responses=_STREAM)
 async def list_sandbox_events(
     ref: str, who: Caller, use: Using, after: After = 0, limit: Limit = 200, follow: bool = False
 ) -> Response:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.sandbox import Hold, Phase
@@ -85,10 +85,11 @@ async def delete_sandbox(ref: str, who: Caller, use: Using) -> Response:
 
 
 @router.post("/{ref}/pause")
-async def pause_sandbox(ref: str, who: Caller, use: Using, asked: PauseRequest | None = None) -> SandboxView:
+async def pause_sandbox(
+    ref: str, who: Caller, use: Using, asked: Annotated[PauseRequest, Body(default_factory=PauseRequest)]
+) -> SandboxView:
     """hold=disk (persistence=full): memory, processes and disk as one generation; the host's memory is freed.
     hold=memory: frozen in place."""
-    asked = asked or PauseRequest()
     return shapes.sandbox(await use.sandboxes.pause(who.project_id, ref, Hold(asked.hold), asked.or_disk))
 
 

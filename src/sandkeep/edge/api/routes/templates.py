@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from sandkeep.domain.errors import NotFound
 from sandkeep.domain.quantities import parse_size
@@ -42,7 +42,7 @@ async def show_template(ref: str, who: Caller, use: Using) -> TemplateView:
     return shapes.template(await use.templates.get(who.project_id, ref))
 
 
-@router.get("/{ref}/log")
+@router.get("/{ref}/log", response_class=PlainTextResponse)
 async def template_log(ref: str, who: Caller, use: Using, follow: bool = False) -> Response:
     """What the steps printed, as text."""
     found = await use.templates.get(who.project_id, ref)
