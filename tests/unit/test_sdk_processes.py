@@ -135,6 +135,15 @@ def test_input_signals_and_streams(api: FakeApi, sandbox: Sandbox) -> None:
     assert list(sandbox.start_process(["x"]).stdout) == [b"one\n", b"three\n", b"four\n"]
 
 
+def test_a_process_whose_input_breaks_is_killed(api: FakeApi, sandbox: Sandbox) -> None:
+    api.programs = [Program([], gate=threading.Event())]
+    process = sandbox.start_process(["cat"], stdin=True)
+    api.fail(500, "internal")
+    with pytest.raises(errors.Internal):
+        process.communicate(b"x")
+    assert next(iter(api.processes.values())).signals == ["SIGNAL_SIGKILL"]
+
+
 def test_a_timeout_is_a_result(api: FakeApi, sandbox: Sandbox) -> None:
     api.programs = [Program(LINES, end={"timeout": True})]
     result = sandbox.start_process(["x"]).wait()

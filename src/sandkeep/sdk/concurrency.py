@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
 from typing import IO, Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -71,6 +72,44 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+class AsyncBackground:
+    """Runs a function, which must not raise, beside the body of the block; the end of the block waits for it."""
+
+    def __init__(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        import anyio
+
+        self._function = function
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> None:
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._function)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._tasks.cancel_scope.cancel()
+        # The body's own error is raised by the block as it is, not in a group.
+        await self._tasks.__aexit__(None, None, None)
+
+
+class Background:
+    """The same in a thread; after an error it is left to itself."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=function, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._thread.join()
 
 
 def _blocks(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from sandkeep.lib.retry import delays
 from sandkeep.sdk import errors
 from sandkeep.sdk._async.frames import AsyncFrames
 from sandkeep.sdk._async.transport import AsyncTransport
-from sandkeep.sdk.concurrency import async_sleep
+from sandkeep.sdk.concurrency import AsyncBackground, async_sleep
 from sandkeep.sdk.requests import given, pty_size, signal_name
 from sandkeep.sdk.results import (
     TIMED_OUT,
@@ -210,19 +210,34 @@ class AsyncProcess:
         return self.result
 
     async def communicate(self, stdin: bytes | str | None = None) -> ExecResult:
-        """Write `stdin`, close it, collect all output in memory, wait for the end."""
-        if stdin is not None:
-            await self.write(stdin)
-        if self._stdin and not self._pty:
-            await self.close_stdin()
+        """Write `stdin`, close it, collect all output in memory, wait for the end. A process whose input cannot be
+        written is killed."""
+        failures: list[errors.SandkeepError] = []
+
+        async def feed() -> None:
+            # Beside the reading: a process that prints while it reads would wait for us, and we for it.
+            try:
+                if stdin is not None:
+                    await self.write(stdin)
+                if self._stdin and not self._pty:
+                    await self.close_stdin()
+            except (errors.NotFound, errors.Conflict):
+                return  # it has ended, or closed its input
+            except errors.SandkeepError as error:
+                failures.append(error)
+                await self._end_quietly()
+
         kept: dict[str, list[bytes]] = {"stdout": [], "stderr": [], "pty": []}
         truncated = False
         started = time.monotonic()
-        async for event in self:
-            if isinstance(event, Output):
-                kept[event.stream].append(event.data)
-            else:
-                truncated = True
+        async with AsyncBackground(feed):
+            async for event in self:
+                if isinstance(event, Output):
+                    kept[event.stream].append(event.data)
+                else:
+                    truncated = True
+        if failures:
+            raise failures[0]
         result = await self.wait()
         return ExecResult(
             exit_code=result.exit_code,
@@ -261,6 +276,12 @@ class AsyncProcess:
         try:
             await self._call("SendSignal", {"process": self._target, "signal": "SIGNAL_SIGKILL", "tree": True})
         except errors.NotFound:
+            return
+
+    async def _end_quietly(self) -> None:
+        try:
+            await self.kill()
+        except errors.SandkeepError:
             return
 
     async def resize(self, columns: int, rows: int) -> None:

@@ -12,7 +12,7 @@ from sandkeep.lib.retry import delays
 from sandkeep.sdk import errors
 from sandkeep.sdk._sync.frames import Frames
 from sandkeep.sdk._sync.transport import Transport
-from sandkeep.sdk.concurrency import sleep
+from sandkeep.sdk.concurrency import Background, sleep
 from sandkeep.sdk.requests import given, pty_size, signal_name
 from sandkeep.sdk.results import (
     TIMED_OUT,
@@ -213,19 +213,34 @@ class Process:
         return self.result
 
     def communicate(self, stdin: bytes | str | None = None) -> ExecResult:
-        """Write `stdin`, close it, collect all output in memory, wait for the end."""
-        if stdin is not None:
-            self.write(stdin)
-        if self._stdin and not self._pty:
-            self.close_stdin()
+        """Write `stdin`, close it, collect all output in memory, wait for the end. A process whose input cannot be
+        written is killed."""
+        failures: list[errors.SandkeepError] = []
+
+        def feed() -> None:
+            # Beside the reading: a process that prints while it reads would wait for us, and we for it.
+            try:
+                if stdin is not None:
+                    self.write(stdin)
+                if self._stdin and not self._pty:
+                    self.close_stdin()
+            except (errors.NotFound, errors.Conflict):
+                return  # it has ended, or closed its input
+            except errors.SandkeepError as error:
+                failures.append(error)
+                self._end_quietly()
+
         kept: dict[str, list[bytes]] = {"stdout": [], "stderr": [], "pty": []}
         truncated = False
         started = time.monotonic()
-        for event in self:
-            if isinstance(event, Output):
-                kept[event.stream].append(event.data)
-            else:
-                truncated = True
+        with Background(feed):
+            for event in self:
+                if isinstance(event, Output):
+                    kept[event.stream].append(event.data)
+                else:
+                    truncated = True
+        if failures:
+            raise failures[0]
         result = self.wait()
         return ExecResult(
             exit_code=result.exit_code,
@@ -264,6 +279,12 @@ class Process:
         try:
             self._call("SendSignal", {"process": self._target, "signal": "SIGNAL_SIGKILL", "tree": True})
         except errors.NotFound:
+            return
+
+    def _end_quietly(self) -> None:
+        try:
+            self.kill()
+        except errors.SandkeepError:
             return
 
     def resize(self, columns: int, rows: int) -> None:
