@@ -46,7 +46,7 @@ class Settings(BaseModel):
     pool_device: Path | None = Field(None, description="A block device for the pool, instead of a file.")
     pool_sparse: bool = Field(False, description="Do not allocate the pool file: for tests.")
     runsc: Path | None = Field(None, description="The gVisor binary; setup finds or fetches one.")
-    runc: Path | None = Field(None, description="The runc binary; default: the one in PATH.")
+    runc: Path | None = Field(None, description="The runc binary; default: the first in /usr/sbin, /usr/bin, /usr/local/sbin, /usr/local/bin.")
     gvisor_platform: Literal["auto", "ptrace", "systrap"] = Field(
         "auto", description="How gVisor intercepts system calls."
     )

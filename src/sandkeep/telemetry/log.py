@@ -15,6 +15,8 @@ EVENTS: Final[dict[str, str]] = {
     "machine.adopted": "After a restart, the runner took over a machine that lived on.",
     "machine.exited": "A machine ended by itself.",
     "machine.killed": "A machine that no record names was ended.",
+    "machine.process_killed": "The kernel killed a process of a machine for want of memory.",
+    "machine.process_killed": "A process was killed because its sandbox was out of memory.",
     "network.repaired": "Rules of ours were missing, and are back.",
     "operation.failed": "An operation on a sandbox failed and was undone.",
     "reconcile.acted": "The server followed what the node had observed.",
@@ -26,6 +28,7 @@ EVENTS: Final[dict[str, str]] = {
     "resolver.exited": "The guests' resolver ended; it is started again.",
     "runner.connected": "The server reached the runner.",
     "runner.lost": "The server lost the runner; it tries again.",
+    "task.failed": "A task in the background failed; it is repeated.",
     "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
 }
 """Name -> what it tells: the reference is made from this."""

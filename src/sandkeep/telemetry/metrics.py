@@ -17,3 +17,13 @@ REQUEST_SECONDS = Histogram(
 
 def render() -> bytes:
     return generate_latest(_registry)
+
+
+def described() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """(name, type, labels, what it is) of every metric, for the reference."""
+    found = []
+    for metric in (REQUESTS, REQUEST_SECONDS):
+        for family in metric.describe():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            found.append((name, family.type, tuple(metric._labelnames), family.documentation))
+    return found
