@@ -46,7 +46,9 @@ class Settings(BaseModel):
     pool_device: Path | None = Field(None, description="A block device for the pool, instead of a file.")
     pool_sparse: bool = Field(False, description="Do not allocate the pool file: for tests.")
     runsc: Path | None = Field(None, description="The gVisor binary; setup finds or fetches one.")
-    runc: Path | None = Field(None, description="The runc binary; default: the first in /usr/sbin, /usr/bin, /usr/local/sbin, /usr/local/bin.")
+    runc: Path | None = Field(
+        None, description="The runc binary; default: the first in /usr/sbin, /usr/bin and below /usr/local."
+    )
     gvisor_platform: Literal["auto", "ptrace", "systrap"] = Field(
         "auto", description="How gVisor intercepts system calls."
     )

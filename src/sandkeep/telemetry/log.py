@@ -16,7 +16,6 @@ EVENTS: Final[dict[str, str]] = {
     "machine.exited": "A machine ended by itself.",
     "machine.killed": "A machine that no record names was ended.",
     "machine.process_killed": "The kernel killed a process of a machine for want of memory.",
-    "machine.process_killed": "A process was killed because its sandbox was out of memory.",
     "network.repaired": "Rules of ours were missing, and are back.",
     "operation.failed": "An operation on a sandbox failed and was undone.",
     "reconcile.acted": "The server followed what the node had observed.",
