@@ -21,7 +21,7 @@ const version = "0.6.13"
 const (
 	prSetDumpable  = 4
 	softMemory     = 192 << 20
-	maxProcessors  = 4
+	maxProcessors  = 2
 	gracefulSignal = syscall.SIGTERM
 )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
-from conftest import TOKEN, Agent
+from agent_process import TOKEN, Agent
 
 
 class Stream:

@@ -2,7 +2,9 @@
 package events
 
 import (
+	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -45,6 +47,8 @@ func (l *Log) Add(event Event) {
 		l.all = append(l.all[:0], l.all[1:]...)
 	}
 	l.all = append(l.all, event)
+	// The console is read by nobody inside, and its growth is how the outside learns that there is something to fetch.
+	_, _ = fmt.Fprintf(os.Stderr, "%s %s %d\n", event.Type, event.Process, event.PID)
 }
 
 // After returns the events with a greater number, and the number of the last.

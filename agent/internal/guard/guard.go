@@ -17,16 +17,8 @@ const (
 	lowMark  = 0.125
 	highMark = 0.25
 
-	fastest = 15 * time.Millisecond
-	// A sandbox in which clients' processes live is looked at this often at the least, and an empty one seldom:
-	// every look costs about 0.1 ms in gVisor, and a hundred idle sandboxes must not cost a core.
-	slowestBusy = 500 * time.Millisecond
-	slowestIdle = 2 * time.Second
-	// allocationRate is what a hog is assumed to take, in bytes per second.
-	allocationRate = 1 << 30
-
 	effectWait = 300 * time.Millisecond
-	effectLook = 5 * time.Millisecond
+	effectLook = 4 * time.Millisecond
 	stuckPause = 5 * time.Second
 	// A process smaller than this part of memory is not worth killing: something else (tmpfs) has the memory.
 	smallestVictim = 0.02
@@ -37,6 +29,7 @@ type Guard struct {
 	table *process.Table
 	log   *events.Log
 	kick  chan struct{}
+	stuck bool // the polling goroutine's
 
 	mu    sync.Mutex
 	stop  chan struct{} // nil while disabled
@@ -94,7 +87,8 @@ func (g *Guard) run(stop chan struct{}) {
 			timer.Reset(stuckPause)
 			continue
 		}
-		timer.Reset(pace.next(state, g.table.Live() > 0))
+		g.stuck = false
+		timer.Reset(pace.next(state, g.table.Live() == 0 && lonely()))
 	}
 }
 
@@ -118,28 +112,33 @@ func (g *Guard) look(memory *procfs.MemoryReader) (state, bool) {
 }
 
 // relieve kills until enough is free; false when there is nobody left whose death would help.
+//
+// First everything is stopped, by one system call: looking at each process takes dozens, and eight hogs on two processors
+// fill the headroom before those are done. Nobody grows meanwhile, so nobody dies for nothing either.
 func (g *Guard) relieve(memory *procfs.MemoryReader, now state) bool {
+	freeze()
+	defer thaw()
 	dying := map[int]bool{}
 	for now.share() < highMark {
-		victims := choose(candidates(dying), int64(highMark*float64(now.total))-now.available, int64(smallestVictim*float64(now.total)))
+		missing := int64(highMark*float64(now.total)) - now.available
+		victims := choose(candidates(dying), missing, int64(smallestVictim*float64(now.total)))
 		if len(victims) == 0 {
-			if now.share() < lowMark {
-				g.log.Add(events.Event{Type: events.OOMStuck})
-				return false
+			if now.share() >= lowMark {
+				return true
 			}
-			return true
+			if !g.stuck { // once, not at every look
+				g.log.Add(events.Event{Type: events.OOMStuck})
+			}
+			g.stuck = true
+			return false
 		}
 		for _, victim := range victims {
 			dying[victim.pid] = true
 			g.kill(victim)
 		}
-		// Memory comes back a little after the kill; look before more have to go.
 		for waited := time.Duration(0); waited < effectWait && now.share() < highMark; waited += effectLook {
-			time.Sleep(effectLook)
+			time.Sleep(effectLook) // their memory comes back a little later
 			now, _ = g.look(memory)
-		}
-		if now.share() >= lowMark {
-			return true
 		}
 	}
 	return true

@@ -20,30 +20,33 @@ func TestChoose(t *testing.T) {
 func TestPace(t *testing.T) {
 	p := &pace{}
 	idle := state{256 * mb, 230 * mb}
-	first := p.next(idle, true)
+	first := p.next(idle, false)
 	if first > 250*time.Millisecond {
 		t.Fatal(first)
 	}
 	for range 20 {
-		p.next(idle, true)
-	}
-	if got := p.next(idle, true); got != slowestBusy {
-		t.Fatal(got)
-	}
-	if got := p.next(state{256 * mb, 200 * mb}, true); got > 200*time.Millisecond {
-		t.Fatalf("memory went away, and the next look is in %v", got)
-	}
-	if got := p.next(state{256 * mb, 30 * mb}, true); got != fastest {
-		t.Fatal(got)
-	}
-	for range 30 {
 		p.next(idle, false)
 	}
-	if got := p.next(idle, false); got != slowestIdle {
+	if got := p.next(idle, false); got <= first || got > 400*time.Millisecond {
 		t.Fatal(got)
 	}
-	p.restart()
-	if got := p.next(idle, true); got > 250*time.Millisecond {
+	if got := p.next(state{256 * mb, 200 * mb}, false); got > 200*time.Millisecond {
+		t.Fatalf("memory went away, and the next look is in %v", got)
+	}
+	if got := p.next(state{256 * mb, 30 * mb}, false); got != fastest {
+		t.Fatal(got)
+	}
+	large := state{8 << 30, 7 << 30}
+	for range 20 {
+		p.next(large, false)
+	}
+	if got := p.next(large, false); got != slowest {
+		t.Fatal(got)
+	}
+	if got := p.next(idle, true); got != alone {
+		t.Fatal(got)
+	}
+	if got := p.next(idle, false); got > 250*time.Millisecond {
 		t.Fatal(got)
 	}
 }

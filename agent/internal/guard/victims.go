@@ -40,3 +40,14 @@ func choose(from []candidate, missing, smallest int64) []candidate {
 	}
 	return from
 }
+
+// lonely says that there is no process but ours. That includes those that clients did not start.
+func lonely() bool {
+	self := os.Getpid()
+	for _, pid := range process.PIDs() {
+		if pid != 1 && pid != self {
+			return false
+		}
+	}
+	return true
+}

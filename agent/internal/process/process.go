@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"sandkeep/agent/internal/procfs"
 	"sandkeep/agent/internal/ring"
 	"sandkeep/agent/internal/settings"
 )
@@ -25,13 +26,15 @@ type Process struct {
 	input   *input
 	ended   chan struct{}
 	onEnd   func(*Process)
-	timer   *time.Timer
+	timer   *time.Timer // the deadline
+	expiry  *time.Timer // of being kept after the end; the table's
 
 	mu        sync.Mutex
 	pending   int // outputs still read, plus one until the process is reaped
 	reaped    bool
 	killed    bool // do not wait for whoever else holds the output open
 	oomKilled bool
+	kills     int64 // by the kernel for memory, when it was started
 	timedOut  bool
 	result    Result // valid once ended is closed
 }
@@ -65,7 +68,7 @@ func start(spec Spec, defaults *settings.Settings, reaper *Reaper, output *ring.
 	p := &Process{
 		Spec: spec, Envs: envs, StartedAt: time.Now(), Output: output, reaper: reaper,
 		outputs: plumbing.output, input: newInput(plumbing.input, spec.Terminal != nil),
-		ended: make(chan struct{}), onEnd: onEnd, pending: len(plumbing.output) + 1,
+		ended: make(chan struct{}), onEnd: onEnd, pending: len(plumbing.output) + 1, kills: procfs.Kills(),
 	}
 	// A session of its own: signals to the group reach what it started, and none reach the agent.
 	attributes := &syscall.ProcAttr{Dir: dir, Env: flat, Files: plumbing.child[:], Sys: &syscall.SysProcAttr{
@@ -119,6 +122,8 @@ func (p *Process) exited(status syscall.WaitStatus) {
 	p.result = resultOf(status)
 	if p.killed {
 		interrupt(p.outputs)
+	} else if (p.result.Signal == int(syscall.SIGKILL) || p.result.ExitCode == 128+int(syscall.SIGKILL)) && procfs.Kills() > p.kills {
+		p.oomKilled = true // by the kernel: itself, or a child whose end a shell passed on
 	}
 	p.mu.Unlock()
 	p.input.abandon()

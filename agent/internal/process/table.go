@@ -94,6 +94,7 @@ func (t *Table) retire(p *Process) {
 	if t.live[p.PID] == p {
 		delete(t.live, p.PID)
 	}
+	p.expiry = time.AfterFunc(keep, func() { t.forget(kind, p) })
 	t.ended[kind] = append(t.ended[kind], p)
 	var evicted *Process
 	if len(t.ended[kind]) > MaxEnded {
@@ -102,9 +103,9 @@ func (t *Table) retire(p *Process) {
 	}
 	t.mu.Unlock()
 	if evicted != nil {
-		evicted.Output.Empty()
+		evicted.expiry.Stop() // thousands of short commands must not leave as many timers
+		evicted.Output.Abandon()
 	}
-	time.AfterFunc(keep, func() { t.forget(kind, p) })
 }
 
 func (t *Table) forget(kind int, p *Process) {
@@ -113,7 +114,7 @@ func (t *Table) forget(kind int, p *Process) {
 		t.ended[kind] = slices.Delete(t.ended[kind], index, index+1)
 	}
 	t.mu.Unlock()
-	p.Output.Empty()
+	p.Output.Abandon()
 }
 
 // emptyOldest frees one ended process's ring. It must not hold the table's lock while it locks a ring.

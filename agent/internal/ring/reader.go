@@ -79,5 +79,8 @@ func (rd *Reader) Detach() {
 	rd.ring.mu.Lock()
 	delete(rd.ring.readers, rd)
 	rd.ring.space.Broadcast()
+	if rd.ring.abandoned {
+		rd.ring.empty()
+	}
 	rd.ring.mu.Unlock()
 }

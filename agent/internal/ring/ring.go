@@ -50,6 +50,8 @@ type Ring struct {
 	runs    []run
 	readers map[*Reader]struct{}
 	closed  bool
+	// abandoned says that nobody will ask for this ring again, so its memory goes with the last reader.
+	abandoned bool
 }
 
 // New makes an empty ring that draws its memory from budget.
@@ -189,6 +191,18 @@ func (r *Ring) Close() {
 func (r *Ring) Empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.empty()
+}
+
+// Abandon is Empty as soon as the last reader has left.
+func (r *Ring) Abandon() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.abandoned = true
+	r.empty()
+}
+
+func (r *Ring) empty() bool {
 	if !r.closed || len(r.readers) > 0 || len(r.buffer) == 0 {
 		return false
 	}

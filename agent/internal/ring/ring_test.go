@@ -196,3 +196,19 @@ func TestRandomised(t *testing.T) {
 		}
 	}
 }
+
+func TestAbandonedMemoryComesBack(t *testing.T) {
+	budget := NewBudget(Max)
+	r := New(budget)
+	put(t, r, Stdout, make([]byte, Max))
+	r.Close()
+	rd, _ := r.Attach(0)
+	r.Abandon()
+	if pieces, _, ended := takeAll(rd); len(pieces) == 0 || !ended {
+		t.Fatal("taken away from its reader")
+	}
+	rd.Detach()
+	if used := budget.Used(); used != 0 {
+		t.Fatal(used)
+	}
+}
