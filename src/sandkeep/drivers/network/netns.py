@@ -22,7 +22,7 @@ from sandkeep.domain.sandbox import NetworkMode
 from sandkeep.drivers.network import conntrack, links, namespaces, rtnetlink, rulesets
 from sandkeep.drivers.network.guard import Guard
 from sandkeep.drivers.network.layout import GATEWAY, INNER, NetworkSettings
-from sandkeep.drivers.network.nftables import Nft, NftError, open_nft
+from sandkeep.drivers.network.nftables import Nft, NftError, generation, open_nft
 from sandkeep.drivers.network.rtnetlink import Netlink
 
 _P = ParamSpec("_P")
@@ -42,6 +42,7 @@ class NetnsNetworks:
         self.slots = settings.slots
         self._guard = Guard(settings, nft or open_nft())
         self._owners: dict[int, str] = {}
+        self._checked: int | None = None
         self._mtu = _DEFAULT_MTU
         self._lock = threading.Lock()
         self._limiter = anyio.CapacityLimiter(_THREADS)
@@ -227,8 +228,12 @@ class NetnsNetworks:
 
     def _repair(self, attachments: list[Attachment]) -> int:
         alive = links.interfaces(self.settings)
-        here = [one for one in attachments if one.slot in alive]
-        missing = self._guard.repair({one.slot: rulesets.expected(one.mode) for one in here})
+        # A slot that was detached since the list was made must not get rules again: nobody would remove them.
+        here = [one for one in attachments if one.slot in alive and self._owners.get(one.slot) == body(one.sandbox_id)]
+        missing, now = 0, generation()
+        if now is None or now != self._checked:  # a full look lists every rule; nothing was changed since the last one
+            missing = self._guard.repair({one.slot: rulesets.expected(one.mode) for one in here})
+            self._checked = now
         with Netlink() as host:
             host.send(rtnetlink.unreachable_add(self.settings.address_range))
             known = {str(route.destination.network_address) for route in host.routes()}
