@@ -49,6 +49,15 @@ class MachineUsage:
 
 
 @dataclass(frozen=True)
+class MemorySigns:
+    """Numbers whose growth says that a machine may have run out of memory. kills: processes of it that the host's kernel
+    killed for that; printed: bytes of its console, on which the agent says a word when its guard killed somebody."""
+
+    kills: int = 0
+    printed: int = 0
+
+
+@dataclass(frozen=True)
 class MemoryImage:
     """What a save made: names of files in its folder, and what a restore must match (runtime build, CPU features...)."""
 
@@ -118,6 +127,15 @@ class Runtime(Protocol):
 
     async def usage(self, machine_id: str) -> MachineUsage | None:
         """None when there is no such machine."""
+        ...
+
+    async def memory_signs(self) -> dict[str, MemorySigns]:
+        """Of every machine, in one cheap look: it is taken every second."""
+        ...
+
+    async def killed(self, machine_id: str) -> list[str]:
+        """Names of the processes that the host's kernel killed in it for memory, oldest first; of as many as the kernel's
+        log still has."""
         ...
 
     async def log(self, machine_id: str, limit: int) -> str:

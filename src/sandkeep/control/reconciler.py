@@ -89,6 +89,9 @@ class Reconciler:
         if fact.data.get("deleted"):
             await self._sandboxes.forget(sandbox, f"ephemeral: {fact.data.get('reason', 'its machine ended')}")
             return
+        if fact.kind is FactKind.PROCESS_KILLED:
+            await self._sandboxes.note_out_of_memory(sandbox, str(fact.data.get("reason", "")), fact.data.get("processes"))
+            return
         kind = _FACT_EVENT.get(fact.kind)
         if kind is None:
             return

@@ -365,10 +365,12 @@ class Sandboxes:
         async with self._events.change() as ledger:
             await store.save(ledger.transaction, replace(sandbox, expires_at=ends), sandbox.epoch)
 
-    async def note_out_of_memory(self, project_id: str, sandbox_id: str, what: str) -> None:
-        """The guard inside killed a process."""
+    async def note_out_of_memory(self, sandbox: Sandbox, reason: str, processes: object) -> None:
+        """Processes in it were killed; it runs on."""
         async with self._events.change() as ledger:
-            await ledger.tell(EventKind.SANDBOX_OUT_OF_MEMORY, project_id, sandbox_id, what)
+            await ledger.tell(
+                EventKind.SANDBOX_OUT_OF_MEMORY, sandbox.project_id, sandbox.id, reason, processes=processes
+            )
 
     # -- reaching the agent
 

@@ -44,6 +44,7 @@ from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
 from sandkeep.engine.recovery import recover
 from sandkeep.engine.undo import Undos
+from sandkeep.engine.upkeep import Upkeep
 from sandkeep.telemetry.log import log
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Supervisor:
                     tasks.start_soon(self._erase, record)
                 elif record.machine:
                     self._watch_machine(record)
+            tasks.start_soon(Upkeep(self._parts).run)
             ready()
             await anyio.sleep_forever()
 
@@ -342,8 +344,7 @@ class Supervisor:
                 record = self._parts.records.sandboxes.get(sandbox_id, record)
                 if record.machine != machine_id or record.phase is Phase.DELETED:
                     return
-                usage = await self._parts.runtime(record.spec.runtime).usage(machine_id)
-                out_of_memory = "memory" in how or bool(usage and usage.oom_kills)
+                out_of_memory = "memory" in how
                 kind = FactKind.OUT_OF_MEMORY if out_of_memory else FactKind.MACHINE_EXITED
                 log("machine.exited", sandbox=sandbox_id, machine=machine_id, how=how)
                 record = await machine.end(self._parts, record)

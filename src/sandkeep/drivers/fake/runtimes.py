@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage
+from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage, MemorySigns
 from sandkeep.domain.capability import RuntimeCapabilities
 from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError, Unsupported
 from sandkeep.domain.quantities import MIB
@@ -170,6 +170,12 @@ class FakeRuntime:
     async def usage(self, machine_id: str) -> MachineUsage | None:
         machine = self.kernel.machines.get(machine_id)
         return MachineUsage(0.1, 20 * MIB, 1, machine.oom_kills) if machine else None
+
+    async def memory_signs(self) -> dict[str, MemorySigns]:
+        return {machine_id: MemorySigns() for machine_id in self.kernel.machines}
+
+    async def killed(self, machine_id: str) -> list[str]:
+        return []
 
     async def log(self, machine_id: str, limit: int) -> str:
         return "agent started\n"[-limit:] if machine_id in self.kernel.machines and limit > 0 else ""

@@ -81,6 +81,11 @@ class Folders:
                 if path.stat().st_size > _LOG_LIMIT:
                     os.truncate(path, 0)
 
+    def printed(self, machine_id: str) -> int:
+        with contextlib.suppress(OSError):
+            return self.log(machine_id).stat().st_size
+        return 0
+
     def tail(self, machine_id: str, limit: int) -> str:
         """The last bytes of what was printed, the runtime's own panic last."""
         text = b""

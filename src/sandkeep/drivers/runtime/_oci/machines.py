@@ -12,9 +12,9 @@ from typing import Any
 import anyio
 from anyio.to_thread import run_sync
 
-from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage
+from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemorySigns
 from sandkeep.domain.errors import Internal, NotFound
-from sandkeep.drivers.runtime._oci import exits
+from sandkeep.drivers.runtime._oci import exits, kernel_log
 from sandkeep.drivers.runtime._oci.cgroup import Group, Groups
 from sandkeep.drivers.runtime._oci.folders import Folders
 from sandkeep.drivers.runtime._oci.limits import GroupLimits
@@ -138,6 +138,19 @@ class Machines:
             return self.group(machine_id).usage()
 
         return await run_sync(look)
+
+    async def memory_signs(self) -> dict[str, MemorySigns]:
+        def look() -> dict[str, MemorySigns]:
+            found = {}
+            for name in self.folders.ids():
+                self.folders.trim(name)
+                found[name] = MemorySigns(self.group(name).oom_kills(), self.folders.printed(name))
+            return found
+
+        return await run_sync(look)
+
+    async def killed(self, machine_id: str) -> list[str]:
+        return await run_sync(kernel_log.killed, self.group(machine_id).path)
 
     async def log(self, machine_id: str, limit: int) -> str:
         return await run_sync(self.folders.tail, machine_id, limit)

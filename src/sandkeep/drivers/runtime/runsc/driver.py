@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 from anyio.to_thread import run_sync
 
-from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage
+from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage, MemorySigns
 from sandkeep.domain.capability import RuntimeCapabilities
 from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError, Unsupported
 from sandkeep.domain.sandbox import Hold, Limits, Persistence, RuntimeKind
@@ -212,6 +212,12 @@ class GvisorRuntime:
 
     async def usage(self, machine_id: str) -> MachineUsage | None:
         return await self._machines.usage(machine_id)
+
+    async def memory_signs(self) -> dict[str, MemorySigns]:
+        return await self._machines.memory_signs()
+
+    async def killed(self, machine_id: str) -> list[str]:
+        return await self._machines.killed(machine_id)
 
     async def log(self, machine_id: str, limit: int) -> str:
         return await self._machines.log(machine_id, limit)

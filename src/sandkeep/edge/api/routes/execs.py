@@ -30,6 +30,4 @@ async def _run(use: Services, project_id: str, ref: str, asked: ExecRequest) -> 
             raise  # it may have run: the caller decides whether to run it again
         reached = await use.sandboxes.reach(project_id, ref, wake=not asked.no_resume)
         done = await use.guest.exec(reached.endpoint, request)
-    if done.out_of_memory:
-        await use.sandboxes.note_out_of_memory(project_id, reached.id, f"killed {request.argv[0]} (pid {done.pid})")
     return done
