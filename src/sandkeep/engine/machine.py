@@ -42,6 +42,8 @@ async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Reco
     await introduce(parts, record)
     now = parts.clock.now()
     ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
+    if any(condition.kind is ConditionKind.OUT_OF_MEMORY for condition in ready.conditions):
+        ready = ready.with_condition(ConditionKind.OUT_OF_MEMORY, False, "another machine was started", now)
     ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
     return replace(ready, phase=Phase.RUNNING, hold=None)
 

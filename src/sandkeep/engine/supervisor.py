@@ -278,7 +278,11 @@ class Supervisor:
             if record.machine and limits != record.spec.limits:
                 entry.step("machine.limits")
                 await self._parts.runtime(record.spec.runtime).set_limits(record.machine, limits)
-            return replace(record, sandbox=replace(record.sandbox, spec=spec))
+            changed = replace(record, sandbox=replace(record.sandbox, spec=spec))
+            if record.phase is Phase.RUNNING and limits.memory != record.spec.limits.memory:
+                entry.step("guest.init")
+                await machine.introduce(self._parts, changed)  # its guard reckons with the limit
+            return changed
 
         return await self._operate(operation, sandbox_id, "update", None, work)
 

@@ -139,7 +139,12 @@ def _capabilities(version: str, reason: str = "") -> RuntimeCapabilities:
         trusted_code_only=True,
         persistence=frozenset({Persistence.EPHEMERAL, Persistence.VOLUME}) if not reason else frozenset(),
         holds=frozenset({Hold.MEMORY}) if not reason else frozenset(),
-        unsupported={"full": _NO_MEMORY, "own_proc": "/proc inside shows the host's number of processors and memory"},
+        unsupported={
+            "full": _NO_MEMORY,
+            "own_cpus": "nproc inside shows the host's processors; the limit is on their time",
+            "own_df": "df inside shows the whole pool; the sandbox's own limit is met as a quota error, and stats shows it",
+            "own_memory": "free and /proc inside show the host's memory; the limit holds all the same",
+        },
         notes=()
         if reason or _is_safe(version)
         else (f"runc {version} has known ways out for whoever makes the image",),
