@@ -16,6 +16,7 @@ from sandkeep.store.tables import metadata
 
 Transaction = AsyncConnection
 """What the functions of store take: a transaction under way."""
+_SETTLED = "settled"
 
 
 class Database:
@@ -24,11 +25,17 @@ class Database:
         options: dict[str, Any] = {}
         self._sqlite = url.startswith("sqlite")
         if self._sqlite:
-            options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0}
+            options = {
+                "poolclass": AsyncAdaptedQueuePool,
+                "pool_size": 1,
+                "max_overflow": 0,
+                "pool_reset_on_return": None,
+            }
         self._engine: AsyncEngine = create_async_engine(url, **options)
         if self._sqlite:
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
             event.listen(self._engine.sync_engine, "begin", _begin_immediate)
+            event.listen(self._engine.sync_engine, "reset", _roll_back_the_rest)
 
     async def open(self) -> None:
         """Bring the schema to this version. Raises RuntimeError for a database of a newer version."""
@@ -41,8 +48,11 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """All or nothing; durable when it ends."""
-        async with self._engine.begin() as connection:
-            yield connection
+        async with self._engine.connect() as connection:
+            async with connection.begin():
+                yield connection
+            if connection.sync_connection is not None:
+                connection.sync_connection.info[_SETTLED] = True
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -57,4 +67,12 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    """By the driver itself: one trip to its thread, where a cursor of SQLAlchemy's makes three."""
+    connection.connection.dbapi_connection.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
+
+
+def _roll_back_the_rest(connection: Any, record: Any, _state: Any) -> None:
+    """As the pool itself does at every return, but not after a commit: it is a trip to the driver's thread for nothing.
+    What the driver says of itself would not do: the BEGIN of a cancelled task may still be on its way there."""
+    if not record.info.pop(_SETTLED, False):
+        connection.rollback()
