@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 import anyio
+from anyio.to_thread import run_sync
 
 from sandkeep import __version__
 from sandkeep.app.agents import install_agent
@@ -14,6 +15,8 @@ from sandkeep.app.daemon import listener, only_one, until_signalled
 from sandkeep.app.settings import Settings
 from sandkeep.app.wiring import make_parts, network_settings
 from sandkeep.domain.errors import SandkeepError, Unavailable
+from sandkeep.drivers.network.host import insert_accept_rule
+from sandkeep.drivers.network.nftables import open_nft
 from sandkeep.drivers.network.resolver_keeper import ResolverKeeper, ResolverSettings
 from sandkeep.edge.runner.app import runner_app
 from sandkeep.engine.supervisor import Supervisor
@@ -28,6 +31,8 @@ async def run_runner(settings: Settings) -> None:
     with only_one(settings.run_folder, "runner"):
         process.adopt_orphans()
         install_agent(settings.agents_folder)
+        # A reboot or a reload of the host's own firewall takes it away.
+        await run_sync(insert_accept_rule, open_nft(), network_settings(settings))
         supervisor = Supervisor(make_parts(settings), __version__)
         listening = _listen(settings)
         server = listener(runner_app(supervisor))

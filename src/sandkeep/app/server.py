@@ -10,6 +10,9 @@ from sandkeep import __version__
 from sandkeep.app.daemon import listener, only_one, until_signalled
 from sandkeep.app.settings import Settings
 from sandkeep.app.wiring import SystemClock
+from sandkeep.contracts.clock import Clock
+from sandkeep.contracts.guest import Guest
+from sandkeep.contracts.runner import Runner
 from sandkeep.control.events import Events
 from sandkeep.control.keys import Keys
 from sandkeep.control.reconciler import Reconciler
@@ -35,26 +38,29 @@ async def run_server(settings: Settings) -> None:
     with only_one(settings.run_folder / "server", "server"):
         database = database_of(settings)
         await database.open()
-        clock = SystemClock()
-        events = Events(database, clock)
-        keys = Keys(events, clock)
         runner = remote_runner(str(settings.runner_socket))
-        guest = AgentGuest()
-        sandboxes = Sandboxes(events, runner, guest, clock)
-        templates = Templates(events, sandboxes, runner, guest, clock)
-        reconciler = Reconciler(events, sandboxes, templates, runner, clock, await keys.default_project())
-        services = Services(__version__, keys, sandboxes, templates, events, reconciler, runner, guest)
+        services = await make_services(database, runner, AgentGuest(), SystemClock(), __version__)
         server = listener(api_app(services, __version__), ws="websockets-sansio", ws_max_size=1 << 20)
         listening = _listen(settings)
         try:
             async with until_signalled("server"), anyio.create_task_group() as tasks:
-                templates.start(tasks)
-                tasks.start_soon(reconciler.run)
+                services.templates.start(tasks)
+                tasks.start_soon(services.reconciler.run)
                 logs.log("daemon.started", daemon="server", version=__version__, port=settings.port)
                 await server.serve([listening])
         finally:
             with anyio.CancelScope(shield=True):
                 await database.close()
+
+
+async def make_services(database: Database, runner: Runner, guest: Guest, clock: Clock, version: str) -> Services:
+    """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start."""
+    events = Events(database, clock)
+    keys = Keys(events, clock)
+    sandboxes = Sandboxes(events, runner, guest, clock)
+    templates = Templates(events, sandboxes, runner, guest, clock)
+    reconciler = Reconciler(events, sandboxes, templates, runner, clock, await keys.default_project())
+    return Services(version, keys, sandboxes, templates, events, reconciler, runner, guest)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -39,13 +39,15 @@ def reserved_pool(records: Iterable[Record]) -> int:
 
 def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> None:
     """Raises NoCapacity when one more machine of this spec does not fit."""
-    need = spec.limits.memory
+    need, full = spec.limits.memory, spec.persistence is Persistence.FULL
+    fits = still_fits(capacity, rules, need, full=full)
     left = capacity.memory_limit - capacity.memory_promised
     if need > left:
         _refuse(
             f"{format_size(need)} of memory are asked and {format_size(max(0, left))} are left to promise",
             "stop or pause (hold=disk) something, or ask for less memory",
             capacity,
+            fits,
         )
     if capacity.memory_available < rules.memory_reserve + min(need, 64 * MIB):
         _refuse(
@@ -53,17 +55,19 @@ def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> No
             f"{format_size(rules.memory_reserve)} are kept in reserve",
             "stop or pause (hold=disk) something",
             capacity,
+            0,
         )
     if capacity.slots_free < 1:
-        _refuse("no network address is free", "delete or stop something, or wait ten minutes", capacity)
+        _refuse("no network address is free", "delete or stop something, or wait ten minutes", capacity, 0)
     room = capacity.pool_free - capacity.pool_reserved - rules.pool_reserve
-    wanted = (need if spec.persistence is Persistence.FULL else 0) + (64 * MIB if new_disk else 0)
+    wanted = (need if full else 0) + (64 * MIB if new_disk else 0)
     if wanted > room:
         _refuse(
             f"{format_size(wanted)} of room in the pool are needed and {format_size(max(0, room))} are free"
-            + (" (a full sandbox reserves its memory limit)" if spec.persistence is Persistence.FULL else ""),
+            + (" (a full sandbox reserves its memory limit)" if full else ""),
             "delete sandboxes or templates, or grow the pool: sandkeep setup --pool-size",
             capacity,
+            fits,
         )
 
 
@@ -75,21 +79,23 @@ def admit_save(capacity: Capacity, rules: Rules, memory_used: int) -> None:
             f"the memory image needs {format_size(memory_used)} in the pool and {format_size(max(0, room))} are free",
             "pause with --hold=memory, delete something, or grow the pool: sandkeep setup --pool-size",
             capacity,
+            0,
         )
 
 
-def still_fits(capacity: Capacity, rules: Rules, memory: int) -> int:
-    """How many more machines of this memory limit fit."""
+def still_fits(capacity: Capacity, rules: Rules, memory: int, *, full: bool = False) -> int:
+    """How many more sandboxes of this memory limit fit; `full` ones take it from the pool, too."""
     by_memory = (capacity.memory_limit - capacity.memory_promised) // memory
-    by_pool = (capacity.pool_free - capacity.pool_reserved - rules.pool_reserve) // (64 * MIB)
+    by_pool = (capacity.pool_free - capacity.pool_reserved - rules.pool_reserve) // (64 * MIB + (memory if full else 0))
     return max(0, min(by_memory, by_pool, capacity.slots_free))
 
 
-def _refuse(message: str, hint: str, capacity: Capacity) -> None:
+def _refuse(message: str, hint: str, capacity: Capacity, fits: int) -> None:
     raise NoCapacity(
         message,
         hint=hint,
         retry_after=RETRY_AFTER,
+        fits=fits,
         memory_free=max(0, capacity.memory_limit - capacity.memory_promised),
         memory_available=capacity.memory_available,
         pool_free=max(0, capacity.pool_free - capacity.pool_reserved),

@@ -27,6 +27,7 @@ class Feed:
         self._last = 0
         self._dropped = 0
         self._news = anyio.Event()
+        self._closed = False
         self._fd = -1
 
     def open(self) -> None:
@@ -75,9 +76,14 @@ class Feed:
             # Not synced: an acknowledgement that is lost means that facts come twice, which a reader must bear anyway.
             os.write(self._fd, json.dumps({"acknowledged": self._acknowledged, "last": self._last}).encode() + b"\n")
 
+    def close(self) -> None:
+        """Every watch ends."""
+        self._closed = True
+        self._news.set()
+
     async def watch(self, after_seq: int) -> AsyncIterator[Fact]:
         seen = after_seq
-        while True:
+        while not self._closed:
             news = self._news
             for fact in list(self._facts):
                 if fact.seq > seen:

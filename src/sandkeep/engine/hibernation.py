@@ -47,6 +47,7 @@ async def check_savable(parts: Parts, record: Record) -> None:
         raise PauseFailed(
             f"{len(found)} deleted but still open files cannot be saved with the memory: {listed}",
             hint="restart these processes, or pause with --or-disk to keep the disk only",
+            connections_reset=False,
             unsavable=[{"pid": item.pid, "process": item.process, "path": item.path} for item in found],
         )
 

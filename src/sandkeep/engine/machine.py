@@ -80,7 +80,7 @@ async def end(parts: Parts, record: Record) -> Record:
     if record.slot:
         await parts.networks.detach(record.id, record.slot)
         parts.slots.release(record.slot)
-    return replace(record, machine=None, slot=0, hold=None)
+    return replace(record, machine=None, slot=0)
 
 
 async def flush(parts: Parts, record: Record) -> None:

@@ -51,6 +51,7 @@ T = TypeVar("T")
 Work = Callable[[Record, Entry, Undos], Awaitable[Record]]
 
 _ERASE_RETRY = 5.0
+_REMEMBERED_DELETES = 4096
 
 
 class Supervisor:
@@ -62,6 +63,7 @@ class Supervisor:
         self._tasks: TaskGroup | None = None
         self._watched: set[str] = set()
         self._erasing: set[str] = set()
+        self._deleted: dict[str, None] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Recover, then serve until cancelled. Sandboxes live on after it ends."""
@@ -75,7 +77,10 @@ class Supervisor:
                     self._watch_machine(record)
             tasks.start_soon(Upkeep(self._parts).run)
             ready()
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._parts.feed.close()
 
     # -- the frame around every operation
 
@@ -183,6 +188,8 @@ class Supervisor:
                     if operation.id in existing.outcomes:
                         return _replay(existing, operation.id)
                     raise Conflict(f"sandbox {sandbox.id} exists on this node")
+                if sandbox.id in self._deleted:
+                    raise Superseded(f"sandbox {sandbox.id} was deleted before its creation came")
                 await lifecycle.admit_new(self._parts, sandbox)
                 entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
                 try:
@@ -243,7 +250,7 @@ class Supervisor:
             try:
                 return await hibernation.pause_to_disk(self._parts, record, entry)
             except PauseFailed as error:
-                if or_disk or record.spec.pause_or_disk:
+                if or_disk:
                     return await lifecycle.stop_instead_of_pause(self._parts, record, entry, error)
                 noted = record.with_condition(
                     ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now()
@@ -288,6 +295,7 @@ class Supervisor:
 
     async def delete(self, operation: OperationRef, sandbox_id: str) -> None:
         async def body() -> None:
+            self._fence_deleted(sandbox_id)
             lane = self._lanes.of(sandbox_id)
             async with lane.cut_in():
                 record = self._parts.records.sandboxes.get(sandbox_id)
@@ -308,6 +316,13 @@ class Supervisor:
                 self._tasks.start_soon(self._erase, tombstone)
 
         await self._detached(body)
+
+    def _fence_deleted(self, sandbox_id: str) -> None:
+        """A create that a delete overtook on its way here must make nothing. Ids are never used twice; only calls that
+        are under way can come late, so the last ones are enough, and a restart has no such calls."""
+        self._deleted[sandbox_id] = None
+        if len(self._deleted) > _REMEMBERED_DELETES:
+            del self._deleted[next(iter(self._deleted))]
 
     async def _try_erase(self, tombstone: Record) -> bool:
         try:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Asked(BaseModel):
     """A request body: a misspelt field is an error, not a silent default."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Given(BaseModel):

@@ -1,0 +1,245 @@
+"""The engine and the control plane on fakes: what must hold when steps fail and the node dies between any two lines."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from sandkeep.contracts.guest import Unsavable
+from sandkeep.domain.errors import Internal, PauseFailed
+from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.testing.platform import LocalPlatform, platform
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[LocalPlatform]:
+    async with platform(tmp_path / "platform") as made:
+        yield made
+
+
+async def create(local: LocalPlatform, **fields: Any) -> dict[str, Any]:
+    answer = await local.http.post("/v1/sandboxes", json=fields)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def show(local: LocalPlatform, sandbox: dict[str, Any]) -> dict[str, Any]:
+    return dict((await local.http.get(f"/v1/sandboxes/{sandbox['id']}")).json())
+
+
+async def phase_becomes(local: LocalPlatform, sandbox: dict[str, Any], phase: str) -> dict[str, Any]:
+    url = f"/v1/sandboxes/{sandbox['id']}/wait"
+    answer = await local.http.get(url, params={"phase": phase, "timeout": 20}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def nothing_is_left(local: LocalPlatform) -> None:
+    assert all(not kernel.machines for kernel in local.kernels.values())
+    assert await local.networks.attached() == {}
+    contents = await local.disks.contents()
+    assert (contents.disks, contents.generations) == ({}, {})
+    assert (await local.node.fsck())["findings"] == []
+
+
+@pytest.mark.parametrize("step", ["boot"])
+async def test_a_create_that_fails_leaves_nothing(local: LocalPlatform, step: str) -> None:
+    local.runtimes[RuntimeKind.GVISOR].fail_next(step)
+    answer = await local.http.post("/v1/sandboxes", json={"name": "one"})
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    await nothing_is_left(local)
+    assert (await local.http.get("/v1/sandboxes")).json()["items"] == []
+    await create(local, name="one")  # the name is free again
+
+
+async def test_a_full_pause_and_resume_keep_the_memory(local: LocalPlatform) -> None:
+    sandbox = await create(local, persistence="full")
+    machine = next(iter(local.kernels[RuntimeKind.GVISOR].machines.values()))
+    machine.memory["counter"] = "7"
+    paused = (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")).json()
+    assert (paused["phase"], paused["hold"]) == ("paused", "disk")
+    assert local.kernels[RuntimeKind.GVISOR].machines == {}
+    await local.restart_node()
+    resumed = (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/resume")).json()
+    assert resumed["phase"] == "running"
+    assert next(iter(local.kernels[RuntimeKind.GVISOR].machines.values())).memory == {"counter": "7"}
+    assert (await local.disks.contents()).generations == {}
+
+
+@pytest.mark.parametrize("step", ["prepare_save", "save"])
+async def test_a_pause_that_fails_leaves_it_running_and_says_why(local: LocalPlatform, step: str) -> None:
+    sandbox = await create(local, persistence="full")
+    local.runtimes[RuntimeKind.GVISOR].fail_next(step, PauseFailed("a deleted file is open"))
+    answer = await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")
+    assert (answer.status_code, answer.json()["code"]) == (409, "pause_failed")
+    assert answer.json()["connections_reset"] is True
+    shown = await show(local, sandbox)
+    assert shown["phase"] == "running"
+    assert {c["kind"]: c["value"] for c in shown["conditions"]}["MemorySavable"] is False
+    assert "deleted file" in shown["reason"]
+    assert not next(iter(local.kernels[RuntimeKind.GVISOR].machines.values())).frozen
+    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/exec", json={"command": "echo on"})).status_code == 200
+    assert (await local.disks.contents()).generations == {}
+
+
+async def test_what_cannot_be_saved_is_named_before_anything_is_touched(local: LocalPlatform) -> None:
+    sandbox = await create(local, persistence="full")
+    local.guest.unsavable = (Unsavable(7, "mariadbd", "/var/lib/x"),)
+    answer = await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")
+    assert answer.json()["unsavable"] == [{"pid": 7, "process": "mariadbd", "path": "/var/lib/x"}]
+    assert answer.json()["connections_reset"] is False
+    local.guest.unsavable = (Unsavable(7, "mariadbd", "/var/lib/x"),)
+    stopped = (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause", json={"or_disk": True})).json()
+    assert stopped["phase"] == "stopped"
+    assert "stopped instead of paused" in stopped["reason"]
+
+
+async def test_a_resume_that_fails_leaves_it_paused(local: LocalPlatform) -> None:
+    sandbox = await create(local, persistence="full")
+    await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")
+    generations = (await local.disks.contents()).generations
+    local.runtimes[RuntimeKind.GVISOR].fail_next("restore", Internal("the image does not fit"))
+    answer = await local.http.post(f"/v1/sandboxes/{sandbox['id']}/resume")
+    assert answer.status_code == 500
+    assert (await show(local, sandbox))["phase"] == "paused"
+    assert (await local.disks.contents()).generations == generations
+    assert local.kernels[RuntimeKind.GVISOR].machines == {}
+    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/resume")).json()["phase"] == "running"
+
+
+@pytest.mark.parametrize("persistence", ["volume", "full"])
+async def test_a_machine_that_dies_leaves_a_stopped_sandbox(local: LocalPlatform, persistence: str) -> None:
+    sandbox = await create(local, persistence=persistence)
+    machine = next(iter(local.kernels[RuntimeKind.GVISOR].machines))
+    local.runtimes[RuntimeKind.GVISOR].die(machine, oom=True)
+    shown = await phase_becomes(local, sandbox, "stopped")
+    assert {c["kind"]: c["value"] for c in shown["conditions"]}["OutOfMemory"] is True
+    events = (await local.http.get(f"/v1/sandboxes/{sandbox['id']}/events")).json()["items"]
+    assert "sandbox.out_of_memory" in {event["kind"] for event in events}
+    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/start")).json()["phase"] == "running"
+
+
+async def test_an_ephemeral_one_goes_with_its_machine(local: LocalPlatform) -> None:
+    await create(local, persistence="ephemeral")
+    local.runtimes[RuntimeKind.GVISOR].die(next(iter(local.kernels[RuntimeKind.GVISOR].machines)))
+    with anyio.fail_after(10):
+        while (await local.http.get("/v1/sandboxes")).json()["items"]:
+            await anyio.sleep(0.02)
+    await nothing_is_left(local)
+
+
+async def test_a_machine_that_dies_while_the_node_is_away(local: LocalPlatform) -> None:
+    kept = await create(local, persistence="volume")
+    gone = await create(local, persistence="ephemeral")
+    await local.kill_node()
+    for machine in list(local.kernels[RuntimeKind.GVISOR].machines):
+        local.runtimes[RuntimeKind.GVISOR].die(machine)
+    await local.start_node()
+    shown = await phase_becomes(local, kept, "stopped")
+    assert "gone when the node came back" in shown["reason"]
+    with anyio.fail_after(10):
+        while (await local.http.get(f"/v1/sandboxes/{gone['id']}")).status_code != 404:
+            await anyio.sleep(0.02)
+
+
+async def test_disks_without_a_record_are_kept_and_machines_are_killed(local: LocalPlatform) -> None:
+    sandbox = await create(local)
+    await local.kill_node()
+    (local.folder / "node" / "sandboxes" / f"{sandbox['id']}.json").unlink()
+    await local.start_node()
+    assert local.kernels[RuntimeKind.GVISOR].machines == {}
+    assert sandbox["id"] in (await local.disks.contents()).disks
+    kinds = {finding["kind"] for finding in (await local.node.fsck())["findings"]}
+    assert "disk.unowned" in kinds
+    with anyio.fail_after(10):
+        while (await show(local, sandbox))["phase"] != "failed":
+            await anyio.sleep(0.05)
+    assert (await local.http.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code == 204
+
+
+async def test_delete_cuts_in_on_a_create(local: LocalPlatform) -> None:
+    boot = local.runtimes[RuntimeKind.GVISOR].boot
+    entered = anyio.Event()
+
+    async def slow(plan: Any) -> None:
+        entered.set()
+        await anyio.sleep(30)
+        await boot(plan)
+
+    local.runtimes[RuntimeKind.GVISOR].boot = slow  # type: ignore[method-assign]
+    outcome: list[int] = []
+
+    async def creating() -> None:
+        outcome.append((await local.http.post("/v1/sandboxes", json={"name": "slow"})).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(creating)
+        await entered.wait()
+        assert (await local.http.delete("/v1/sandboxes/slow")).status_code == 204
+    assert outcome == [404]
+    await nothing_is_left(local)
+
+
+async def test_two_pauses_at_once_have_one_outcome(local: LocalPlatform) -> None:
+    sandbox = await create(local, persistence="full")
+    answers: list[int] = []
+
+    async def pause() -> None:
+        answers.append((await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(pause)
+    assert answers == [200, 200]
+    assert len((await local.disks.contents()).generations) == 1
+
+
+async def test_idempotency_keys_hold_under_concurrent_retries(local: LocalPlatform) -> None:
+    answers: list[Any] = []
+
+    async def post(memory: str = "1GiB") -> None:
+        answers.append(
+            await local.http.post("/v1/sandboxes", json={"memory": memory}, headers={"idempotency-key": "k1"})
+        )
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(post)
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sorted(answer.status_code for answer in answers) == [200] * 9 + [201]
+    await post("2GiB")
+    assert answers[-1].status_code == 409
+
+
+async def test_a_fact_survives_the_death_of_the_node(local: LocalPlatform) -> None:
+    sandbox = await create(local)
+    operation = local.parts.records.sandboxes[sandbox["id"]]
+    assert operation.phase == "running"
+    await local.restart_node()
+    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/exec", json={"command": "echo hi"})).json()["stdout"] == "hi\n"
+    assert (await local.node.fsck())["findings"] == []
+
+
+async def test_wake_and_no_resume(local: LocalPlatform) -> None:
+    sandbox = await create(local)
+    url = f"/v1/sandboxes/{sandbox['id']}"
+    await local.http.post(f"{url}/stop")
+    refused = await local.http.post(f"{url}/exec", json={"command": "echo x", "no_resume": True})
+    assert (refused.status_code, refused.json()["phase"]) == (409, "stopped")
+    assert (await local.http.post(f"{url}/exec", json={"command": "echo x"})).json()["stdout"] == "x\n"
+    await local.http.post(f"{url}/pause", json={"hold": "memory"})
+    assert (await local.http.post(f"{url}/exec", json={"command": "exit 3"})).json()["exit_code"] == 3
+
+
+async def test_admission_says_what_is_free(local: LocalPlatform) -> None:
+    answer = await local.http.post("/v1/sandboxes", json={"memory": "100GiB"})
+    assert (answer.status_code, answer.json()["code"]) == (507, "no_capacity")
+    assert answer.headers["retry-after"] == "30"
+    assert answer.json()["memory_free"] == local.memory[0] * 4
+    await nothing_is_left(local)
