@@ -1,19 +1,23 @@
-"""What the command line may call of the host side: each function is one command. Only cli/commands/host imports this."""
+"""What the command line may call of the host side: each function is one command. Only cli/commands/host imports this.
 
-from typing import Any
+Each imports what it needs by itself: the runner shall not carry the server's libraries (30 MB), nor the other way round.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from sandkeep.app import settings as settings_module
-from sandkeep.app.doctor import examine
 from sandkeep.app.findings import Finding
 from sandkeep.app.settings import Settings
-from sandkeep.app.standalone import Say
+
+if TYPE_CHECKING:
+    from sandkeep.app.standalone import Say
 
 load = settings_module.load
 
 
-def setup(settings: Settings, say: Say, templates: tuple[str, ...], asked: dict[str, Any]) -> None:
+def setup(settings: Settings, say: "Say", templates: tuple[str, ...], asked: dict[str, Any]) -> None:
     from sandkeep.app.setup import host
 
     async def work() -> None:
@@ -22,19 +26,19 @@ def setup(settings: Settings, say: Say, templates: tuple[str, ...], asked: dict[
     anyio.run(work)
 
 
-def up(settings: Settings, say: Say) -> None:
+def up(settings: Settings, say: "Say") -> None:
     from sandkeep.app import standalone
 
     anyio.run(standalone.up, settings, say)
 
 
-def down(settings: Settings, say: Say) -> None:
+def down(settings: Settings, say: "Say") -> None:
     from sandkeep.app import standalone
 
     anyio.run(standalone.down, settings, say)
 
 
-def demo(settings: Settings, say: Say) -> str:
+def demo(settings: Settings, say: "Say") -> str:
     from sandkeep.app.demo import Demo
     from sandkeep.sdk import Client
 
@@ -43,6 +47,8 @@ def demo(settings: Settings, say: Say) -> str:
 
 
 def doctor(settings: Settings, deep: bool) -> list[Finding]:
+    from sandkeep.app.doctor import examine
+
     return anyio.run(examine, settings, deep)
 
 
@@ -58,7 +64,7 @@ def what_purge_removes(settings: Settings) -> list[str]:
     return what_goes(settings)
 
 
-def purge(settings: Settings, say: Say) -> None:
+def purge(settings: Settings, say: "Say") -> None:
     from sandkeep.app.setup.purge import purge as work
 
     anyio.run(work, settings, say)
