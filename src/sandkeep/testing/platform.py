@@ -127,25 +127,27 @@ class _Relay:
 async def platform(folder: Path) -> AsyncIterator[LocalPlatform]:
     """A platform with the template `base`; all its tasks end with the block."""
     (folder / "run").mkdir(parents=True)
-    async with anyio.create_task_group() as tasks:
-        made = LocalPlatform(folder, tasks)
-        await made.add_template("base")
-        await made.start_node()
-        database = Database(f"sqlite+aiosqlite:///{folder}/test.db")
-        await database.open()
-        made.services = await make_services(database, made.runner, made.guest, made.clock, VERSION)  # type: ignore[arg-type]
-        made.services.templates.start(tasks)
-        tasks.start_soon(made.services.reconciler.run)
-        _, secret = await made.services.keys.create(await made.services.keys.default_project(), "test")
-        transport = httpx2.ASGITransport(app=api_app(made.services, VERSION), raise_app_exceptions=False)
-        headers = {"authorization": f"Bearer {secret}"}
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as made.http:
-            with anyio.fail_after(10):
-                while (await made.http.get("/readyz")).status_code != 200:
-                    await anyio.sleep(0.01)
-            try:
-                yield made
-            finally:
-                tasks.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await database.close()
+    database = Database(f"sqlite+aiosqlite:///{folder}/test.db")
+    await database.open()
+    try:
+        async with anyio.create_task_group() as tasks:
+            made = LocalPlatform(folder, tasks)
+            await made.add_template("base")
+            await made.start_node()
+            made.services = await make_services(database, made.runner, made.guest, made.clock, VERSION)  # type: ignore[arg-type]
+            made.services.templates.start(tasks)
+            tasks.start_soon(made.services.reconciler.run)
+            _, secret = await made.services.keys.create(await made.services.keys.default_project(), "test")
+            transport = httpx2.ASGITransport(app=api_app(made.services, VERSION), raise_app_exceptions=False)
+            headers = {"authorization": f"Bearer {secret}"}
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as made.http:
+                with anyio.fail_after(10):
+                    while (await made.http.get("/readyz")).status_code != 200:
+                        await anyio.sleep(0.01)
+                try:
+                    yield made
+                finally:
+                    tasks.cancel_scope.cancel()
+    finally:  # after every task that may hold its connection
+        with anyio.CancelScope(shield=True):
+            await database.close()
