@@ -48,12 +48,14 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """All or nothing; durable when it ends."""
-        async with self._engine.connect() as connection:
-            async with connection.begin():
-                yield connection
-            if connection.sync_connection is not None:
-                connection.sync_connection.info[_SETTLED] = True
+        """All or nothing; durable when it ends. Not cancelled in the middle (it takes milliseconds): a cancelled query
+        would leave the one connection in the hands of nobody."""
+        with anyio.CancelScope(shield=True):
+            async with self._engine.connect() as connection:
+                async with connection.begin():
+                    yield connection
+                if connection.sync_connection is not None:
+                    connection.sync_connection.info[_SETTLED] = True
 
     async def close(self) -> None:
         await self._engine.dispose()
