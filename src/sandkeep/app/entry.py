@@ -71,14 +71,18 @@ def purge(settings: Settings, say: "Say") -> None:
 
 
 def server(settings: Settings) -> None:
+    from sandkeep.app.daemon import give_memory_back
     from sandkeep.app.server import run_server
 
+    give_memory_back()
     anyio.run(run_server, settings)
 
 
 def runner(settings: Settings) -> None:
+    from sandkeep.app.daemon import give_memory_back
     from sandkeep.app.runner import run_runner
 
+    give_memory_back()
     anyio.run(run_runner, settings)
 
 
