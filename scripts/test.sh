@@ -8,7 +8,7 @@ say() { printf 'test: %s\n' "$*" >&2; }
 
 need=""
 for package in python3 python3-venv ca-certificates btrfs-progs libnftables1 nftables mmdebstrap runc util-linux busybox-static \
-    openssh-client git; do
+    openssh-client git curl jq openssl; do
     [ -e "/var/lib/dpkg/info/$package.list" ] || [ -e "/var/lib/dpkg/info/$package:$(dpkg --print-architecture).list" ] || need="$need $package"
 done
 if [ -n "$need" ]; then

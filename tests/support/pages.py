@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FENCE = re.compile(r"^```([a-z]*)( run)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MARK = "\x1e"
 _TOO_LONG = 240.0
 
@@ -61,7 +62,9 @@ def run_page(page: Path, folder: Path, env: dict[str, str]) -> None:
                 f"{page}:{step.line}\n{step.text}\n--- expected\n{step.expected}\n--- came\n{output}"
             )
     where = todo[max(0, len(outputs) - 1)]
-    assert code == 0, f"{page}:{where.line} ended with {code}\n{where.text}\n--- came\n{outputs[-1] if outputs else shown}"
+    assert code == 0, (
+        f"{page}:{where.line} ended with {code}\n{where.text}\n--- came\n{outputs[-1] if outputs else shown}"
+    )
     assert len(outputs) == len(todo)
 
 
@@ -107,7 +110,7 @@ def _on_terminal(argv: list[str], folder: Path, env: dict[str, str]) -> tuple[in
 def seen(raw: str) -> str:
     """What a terminal shows in the end: lines that were drawn over are gone."""
     lines = raw.replace("\r\n", "\n").split("\n")
-    return "\n".join(line.rpartition("\r\x1b[K")[2] for line in lines)
+    return _COLOUR.sub("", "\n".join(line.rpartition("\r\x1b[K")[2] for line in lines))
 
 
 def matches(expected: str, came: str) -> bool:

@@ -1,4 +1,4 @@
-"""Every how-to is executed as it is written, against an instance with the `base` template."""
+"""README and every how-to are executed as they are written, against an instance with the `base` template."""
 
 import os
 import sys
@@ -10,7 +10,8 @@ import pytest
 from support.instance import Instance, client_of
 from support.pages import matches, run_page, seen, steps
 
-HOWTOS = sorted((Path(__file__).parents[2] / "docs" / "howto").glob("*.md"))
+ROOT = Path(__file__).parents[2]
+HOWTOS = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 
 pytestmark = pytest.mark.requires("btrfs", "gvisor", "runc")
 
