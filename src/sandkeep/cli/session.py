@@ -40,8 +40,11 @@ class Session:
             client.close()
 
     def say(self, text: str, value: Any = None) -> None:
-        """The result: text for people, or with --json the value."""
-        click.echo(dumped(value) if self.as_json else text)
+        """The result: text for people, where there is any, or with --json the value."""
+        if self.as_json:
+            click.echo(dumped(value))
+        elif text:
+            click.echo(text)
 
     def note(self, text: str) -> None:
         """A remark beside the result; never on standard output."""
