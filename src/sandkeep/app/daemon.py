@@ -96,6 +96,7 @@ def listener(app: object, **options: object) -> Listener:
         "server_header": False,
         "date_header": False,
         "timeout_graceful_shutdown": 2,
+        "timeout_keep_alive": 75,  # clients keep idle connections for 60 s
         "loop": "asyncio",
         "http": "httptools",
         "h11_max_incomplete_event_size": 64 << 10,

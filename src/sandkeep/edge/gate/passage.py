@@ -42,13 +42,15 @@ async def pass_through(
     path: str,
 ) -> None:
     """`path`: where at the agent. Raises SandkeepError as long as nothing was sent."""
-    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
-    wake = query.pop("no_resume", "").lower() not in ("1", "true", "yes")
+    asked = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    wake = dict(asked).get("no_resume", "").lower() not in ("1", "true", "yes")
+    query = [(name, value) for name, value in asked if name != "no_resume"]
     headers = [
         (name, value) for name, value in scope["headers"] if name in _FORWARDED or name.startswith(b"x-metadata-")
     ]
     if path.startswith("/process.Process/") or path.startswith("/filesystem.Filesystem/"):
-        user = query.pop("username", "")
+        user = dict(query).get("username", "")
+        query = [(name, value) for name, value in query if name != "username"]
         if user:
             basic = base64.b64encode(f"{check_user(user)}:".encode())
             headers.append((b"authorization", b"Basic " + basic))
