@@ -13,6 +13,7 @@ from sandkeep import __version__
 from sandkeep.app.agents import install_agent
 from sandkeep.app.daemon import listener, only_one, until_signalled
 from sandkeep.app.settings import Settings
+from sandkeep.app.setup import changes
 from sandkeep.app.wiring import make_parts, network_settings
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.drivers.network.host import insert_accept_rule
@@ -31,7 +32,8 @@ async def run_runner(settings: Settings) -> None:
     with only_one(settings.run_folder, "runner"):
         process.adopt_orphans()
         install_agent(settings.agents_folder)
-        # A reboot or a reload of the host's own firewall takes it away.
+        # A reboot takes both away, as does a reload of the host's own firewall.
+        changes.enable_forwarding(settings, lambda line: logs.log("network.repaired", what=line))
         await run_sync(insert_accept_rule, open_nft(), network_settings(settings))
         supervisor = Supervisor(make_parts(settings), __version__)
         listening = _listen(settings)

@@ -23,7 +23,8 @@ def unit_names(instance: str) -> tuple[str, str, str]:
 
 def units(facts: UnitFacts) -> dict[str, str]:
     """File name -> content. Ending a daemon ends no sandbox: KillMode=process, and machines live in groups of their own
-    below the delegated slice."""
+    below the delegated slice. What `up` makes in /run is gone after a reboot, when systemd alone starts the daemons: each
+    has its folder there as RuntimeDirectory."""
     runner, server, slice_name = unit_names(facts.instance)
     command = f"{facts.python} -m sandkeep.cli.main"
     return {
@@ -67,7 +68,10 @@ RestartSec=1
 LimitNOFILE=1048576
 NoNewPrivileges=yes
 ProtectSystem=strict
-ReadWritePaths=/var/lib/sandkeep/{facts.instance}/server /run/sandkeep/{facts.instance}/server
+RuntimeDirectory=sandkeep/{facts.instance}/server
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
+ReadWritePaths=/var/lib/sandkeep/{facts.instance}/server
 PrivateTmp=yes
 
 [Install]
