@@ -90,7 +90,9 @@ class Reconciler:
             await self._sandboxes.forget(sandbox, f"ephemeral: {fact.data.get('reason', 'its machine ended')}")
             return
         if fact.kind is FactKind.PROCESS_KILLED:
-            await self._sandboxes.note_out_of_memory(sandbox, str(fact.data.get("reason", "")), fact.data.get("processes"))
+            await self._sandboxes.note_out_of_memory(
+                sandbox, str(fact.data.get("reason", "")), fact.data.get("processes")
+            )
             return
         kind = _FACT_EVENT.get(fact.kind)
         if kind is None:
@@ -101,8 +103,10 @@ class Reconciler:
 
     async def compare(self, *, first: bool) -> None:
         """Every sandbox in the store against the node. `first`: after a restart, when no change is under way here."""
+        # The store first: what changes after that has another epoch, and what is written here then is refused.
+        stored = await self._sandboxes.everywhere()
         seen = {observed.id: observed for observed in await self._runner.sandboxes()}
-        for sandbox in await self._sandboxes.everywhere():
+        for sandbox in stored:
             if self._sandboxes.busy(sandbox.id):
                 continue
             try:
@@ -124,12 +128,16 @@ class Reconciler:
         if observed is not None and observed.phase is Phase.DELETED:
             await self._sandboxes.forget(sandbox, observed.reason or "deleted on the node")
             return
+        if sandbox.spec.persistence is Persistence.EPHEMERAL and phase is Phase.STOPPED:
+            await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason="ephemeral: deleted because it stopped")
+            return
         if phase is Phase.NEW or phase in TRANSITIONAL:
             if not overdue:
                 return
             if observed is None:
                 if sandbox.epoch == 1:
-                    await self._sandboxes.forget(sandbox, "its creation was interrupted and undone")
+                    # Not only forgotten: the call of a server that died may still be making it.
+                    await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason="its creation was interrupted")
                 else:
                     await self._lost(sandbox)
                 return

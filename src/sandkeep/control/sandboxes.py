@@ -20,6 +20,7 @@ from sandkeep.contracts.runner import Runner
 from sandkeep.control.events import Events, Ledger
 from sandkeep.domain.errors import (
     AlreadyExists,
+    Busy,
     Conflict,
     DeadlineExceeded,
     InvalidArgument,
@@ -155,7 +156,8 @@ class Sandboxes:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
                     return await self._settle_interrupted_create(sandbox), False
                 return sandbox, False
-            return await self._create_on_node(sandbox), True
+            async with self._locks[sandbox.id]:  # so that others wait for it, and the reconciler leaves it alone
+                return await self._create_on_node(sandbox), True
 
     @asynccontextmanager
     async def _creating(self, key: str) -> AsyncIterator[None]:
@@ -182,6 +184,7 @@ class Sandboxes:
                     made = await store.get(transaction, project_id, before[1])
                     if made is None:
                         raise NotFound("what this Idempotency-Key made was deleted", hint="use a fresh key")
+                    _check_stays(made)
                     return made, False
             template = await template_store.get(transaction, project_id, spec.template)
             if template is None or template.phase is not TemplatePhase.READY:
@@ -193,6 +196,7 @@ class Sandboxes:
             if name is not None:
                 existing = await store.get(transaction, project_id, name)
                 if existing is not None:
+                    _check_stays(existing)
                     fields = differences(spec, existing.spec)
                     if fields:
                         raise AlreadyExists(
@@ -243,9 +247,9 @@ class Sandboxes:
 
     async def _forget(self, sandbox: Sandbox, reason: str) -> None:
         async with self._events.change() as ledger:
-            await store.remove(ledger.transaction, sandbox.id)
-            await idempotency_store.remove(ledger.transaction, sandbox.id)
-            await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
+            if await store.remove(ledger.transaction, sandbox.id):
+                await idempotency_store.remove(ledger.transaction, sandbox.id)
+                await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
         self._unreach(sandbox.id)
 
     # -- changing
@@ -533,6 +537,12 @@ def _changed(spec: Spec, changes: Changes) -> Spec:
         lifetime=changes.lifetime or spec.lifetime,
         pause_or_disk=spec.pause_or_disk if changes.pause_or_disk is None else changes.pause_or_disk,
     )
+
+
+def _check_stays(existing: Sandbox) -> None:
+    """Raises Busy when a create meets one that is about to be gone."""
+    if existing.status.phase is Phase.DELETING:
+        raise Busy("it is being deleted", hint="try again in a moment", retry_after=1)
 
 
 def _check_pause(sandbox: Sandbox, hold: Hold) -> None:

@@ -122,8 +122,9 @@ async def by_id(connection: AsyncConnection, sandbox_id: str) -> Sandbox | None:
     return _sandbox(row) if row else None
 
 
-async def remove(connection: AsyncConnection, sandbox_id: str) -> None:
-    await connection.execute(delete(table).where(table.c.id == sandbox_id))
+async def remove(connection: AsyncConnection, sandbox_id: str) -> bool:
+    """False: somebody has removed it."""
+    return (await connection.execute(delete(table).where(table.c.id == sandbox_id))).rowcount == 1
 
 
 async def page(

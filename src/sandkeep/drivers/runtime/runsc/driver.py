@@ -21,7 +21,6 @@ from sandkeep.drivers.runtime._oci.limits import for_gvisor
 from sandkeep.drivers.runtime._oci.machines import Machines, Runtime
 from sandkeep.drivers.runtime.runsc import build, command, control, reasons, state
 from sandkeep.lib import process
-from sandkeep.lib.files import sync_folder
 
 _BOOT_TIMEOUT, _SAVE_TIMEOUT, _RESTORE_TIMEOUT = 60.0, 240.0, 280.0
 _PAUSED = "paused"
@@ -184,7 +183,6 @@ class GvisorRuntime:
             with anyio.CancelScope(shield=True):
                 if group.exists:
                     await run_sync(group.freeze)
-        await run_sync(_sync, folder)
         return MemoryImage(control.IMAGE_FILES, self._checked_build.requires())
 
     async def _pause(self, machine_id: str) -> None:
@@ -240,16 +238,6 @@ def _run_on(pids: list[int], cpus: list[int]) -> None:
                         os.sched_setaffinity(int(thread), cpus)
 
 
-def _sync(folder: Path) -> None:
-    for name in control.IMAGE_FILES:
-        fd = os.open(folder / name, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    sync_folder(folder)
-
-
 def _unavailable(reason: str) -> RuntimeCapabilities:
     return RuntimeCapabilities(
         kind=RuntimeKind.GVISOR,
@@ -263,6 +251,8 @@ def _unavailable(reason: str) -> RuntimeCapabilities:
     )
 
 
+_XATTRS_SINCE = "20260520"
+"""The first release whose gofer passes them on (google/gvisor commit 4e559c2af, see its issue 13295)."""
 _ISOLATION = "a kernel of its own in user space (gVisor); no system call of the guest reaches the host's kernel"
 
 
@@ -275,6 +265,13 @@ def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabi
         "own_df": "df inside shows the whole pool; the sandbox's own limit is met as a quota error, and stats shows it",
         "pids": "the pids limit protects the host; reaching it ends the sandbox (its disk survives)",
     }
+    if found.version < _XATTRS_SINCE:
+        unsupported["xattrs"] = (
+            "this gVisor has extended attributes on tmpfs only: on the disk they are refused (EOPNOTSUPP)"
+        )
+    unsupported["hard_link_attributes"] = (
+        "owner, mode and times that a file is given under one of its names show under the others after a restart"
+    )
     if not tested:
         known = ", ".join(sorted(control.TESTED))
         unsupported["full"] = (
