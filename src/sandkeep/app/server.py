@@ -38,19 +38,22 @@ async def run_server(settings: Settings) -> None:
     with only_one(settings.run_folder / "server", "server"):
         database = database_of(settings)
         await database.open()
-        runner = remote_runner(str(settings.runner_socket))
-        services = await make_services(database, runner, AgentGuest(), SystemClock(), __version__)
-        server = listener(api_app(services, __version__), ws="websockets-sansio", ws_max_size=1 << 20)
-        listening = _listen(settings)
         try:
-            async with until_signalled("server"), anyio.create_task_group() as tasks:
-                services.templates.start(tasks)
-                tasks.start_soon(services.reconciler.run)
-                logs.log("daemon.started", daemon="server", version=__version__, port=settings.port)
-                await server.serve([listening])
+            async with remote_runner(str(settings.runner_socket)) as runner:
+                await _serve(settings, await make_services(database, runner, AgentGuest(), SystemClock(), __version__))
         finally:
             with anyio.CancelScope(shield=True):
                 await database.close()
+
+
+async def _serve(settings: Settings, services: Services) -> None:
+    server = listener(api_app(services, __version__), ws="websockets-sansio", ws_max_size=1 << 20)
+    listening = _listen(settings)
+    async with until_signalled("server"), anyio.create_task_group() as tasks:
+        services.templates.start(tasks)
+        tasks.start_soon(services.reconciler.run)
+        logs.log("daemon.started", daemon="server", version=__version__, port=settings.port)
+        await server.serve([listening])
 
 
 async def make_services(database: Database, runner: Runner, guest: Guest, clock: Clock, version: str) -> Services:

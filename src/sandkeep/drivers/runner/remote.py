@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import anyio
 import httpx2
 
 from sandkeep.contracts.runner import Runner
@@ -72,6 +74,12 @@ class RemoteRunner:
         await self._http.aclose()
 
 
-def remote_runner(socket: str) -> Runner:
-    """`socket`: path of the node's unix socket."""
-    return cast(Runner, RemoteRunner(socket))
+@asynccontextmanager
+async def remote_runner(socket: str) -> AsyncIterator[Runner]:
+    """`socket`: path of the node's unix socket. Its connections are closed at the end of the block."""
+    remote = RemoteRunner(socket)
+    try:
+        yield cast(Runner, remote)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await remote.close()

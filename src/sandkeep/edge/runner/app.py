@@ -4,13 +4,15 @@ Who may connect is decided by the socket's owner and mode; every call is still c
 """
 
 import json
-from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from sandkeep.contracts.runner import Runner
 from sandkeep.domain.errors import SandkeepError
@@ -44,27 +46,43 @@ def runner_app(runner: Runner) -> Starlette:
             )
         return JSONResponse({"result": codec.encode_result(result)})
 
-    async def watch(request: Request) -> Response:
-        after = int(request.query_params.get("after", "0"))
-        return StreamingResponse(_lines(runner, after), media_type="application/x-ndjson")
-
-    return Starlette(routes=[Route("/call/{name}", call, methods=["POST"]), Route("/watch", watch)])
+    return Starlette(routes=[Route("/call/{name}", call, methods=["POST"]), Route("/watch", _Watch(runner))])
 
 
-async def _lines(runner: Runner, after: int) -> AsyncIterator[bytes]:
-    """Facts, and an empty line now and then so that either side notices when the other is gone."""
-    sender, receiver = anyio.create_memory_object_stream[Fact](64)
+class _Watch:
+    """An ASGI endpoint: facts as JSON lines, and an empty line now and then, so that either side notices when the other
+    is gone. Ends when the runner's feed does."""
 
-    async def read() -> None:
-        async with sender:
-            async for fact in runner.watch(after):
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        after = int(Request(scope).query_params.get("after", "0"))
+        headers = [(b"content-type", b"application/x-ndjson")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+        sender, receiver = anyio.create_memory_object_stream[Fact](64)
+        with receiver:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._read, after, sender)
+                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                with suppress(anyio.EndOfStream):
+                    while True:
+                        line = b"\n"
+                        with anyio.move_on_after(_BEAT):
+                            fact = await receiver.receive()
+                            line = json.dumps(adapter(Fact).dump_python(fact, mode="json")).encode() + b"\n"
+                        await send({"type": "http.response.body", "body": line, "more_body": True})
+                tasks.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _read(self, after: int, sender: MemoryObjectSendStream[Fact]) -> None:
+        with sender:
+            async for fact in self._runner.watch(after):
                 await sender.send(fact)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(read)
-        yield b"\n"
-        while True:
-            fact = None
-            with anyio.move_on_after(_BEAT):
-                fact = await receiver.receive()
-            yield json.dumps(adapter(Fact).dump_python(fact, mode="json")).encode() + b"\n" if fact else b"\n"
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

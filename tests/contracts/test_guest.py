@@ -1,0 +1,129 @@
+"""The guest's contract against the real agent over TCP, and against the fake."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.agent.agent_process import Agent
+
+from sandkeep.app.agents import shipped_agent
+from sandkeep.contracts.guest import ExecRequest, Guest, GuestInit
+from sandkeep.domain.errors import GuestUnreachable, InvalidArgument
+from sandkeep.domain.node import Endpoint
+from sandkeep.drivers.fake.guest import FakeGuest
+from sandkeep.drivers.guest.agent import AgentGuest
+
+pytestmark = pytest.mark.anyio
+TOKEN = "token-of-the-guest-contract"
+VALUES = GuestInit("sbx_contract", "contract", {"GREETING": "hello"}, 0.0, (), 1 << 30, oom_guard=False)
+
+
+class Case:
+    def __init__(self, guest: Guest, endpoint: Endpoint, nobody: Endpoint) -> None:
+        self.guest = guest
+        self.endpoint = endpoint
+        self.nobody = nobody
+
+
+@pytest.fixture(params=["agent", "fake"])
+async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
+    nobody = Endpoint("tcp", "127.0.0.1", 9, TOKEN)
+    if request.param == "fake":
+        guest = FakeGuest(lambda address: address == "192.0.2.9")
+        made = Case(guest, Endpoint("tcp", "192.0.2.9", 1, TOKEN), nobody)
+        await guest.init(made.endpoint, VALUES)
+        yield made
+        return
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    agent = Agent(str(shipped_agent()), tmp_path)
+    try:
+        real = AgentGuest()
+        endpoint = Endpoint("tcp", "127.0.0.1", agent.port, TOKEN)
+        await real.wait_ready(endpoint, 10)
+        await real.init(endpoint, VALUES)
+        yield Case(real, endpoint, nobody)
+        await real.hang_up("127.0.0.1")
+    finally:
+        agent.stop()
+
+
+async def test_a_command_has_its_code_and_output(case: Case) -> None:
+    done = await case.guest.exec(case.endpoint, ExecRequest(("echo", "one", "two")))
+    assert (done.exit_code, done.stdout, done.signal) == (0, b"one two\n", None)
+    assert (await case.guest.exec(case.endpoint, ExecRequest(("/bin/bash", "-c", "exit 7")))).exit_code == 7
+
+
+async def test_stdin_is_given_whole(case: Case) -> None:
+    data = bytes(range(256)) * 40
+    assert (await case.guest.exec(case.endpoint, ExecRequest(("cat",), stdin=data))).stdout == data
+
+
+async def test_a_timeout_kills_and_says_so(case: Case) -> None:
+    with anyio.fail_after(10):
+        done = await case.guest.exec(case.endpoint, ExecRequest(("sleep", "60"), timeout=0.2))
+    assert (done.timed_out, done.exit_code) == (True, 137)
+
+
+async def test_a_command_that_cannot_start_is_the_callers_error(case: Case) -> None:
+    with pytest.raises(InvalidArgument):
+        await case.guest.exec(case.endpoint, ExecRequest(("no-such-command",)))
+
+
+async def test_an_agent_that_is_not_there_is_unreachable_within_the_deadline(case: Case) -> None:
+    with anyio.fail_after(5), pytest.raises(GuestUnreachable):
+        await case.guest.wait_ready(case.nobody, 0.5)
+    with anyio.fail_after(8), pytest.raises(GuestUnreachable):
+        await case.guest.exec(case.nobody, ExecRequest(("true",)))
+
+
+async def test_quiesce_and_resume(case: Case) -> None:
+    assert await case.guest.quiesce(case.endpoint, 5) is not None
+    await case.guest.hang_up(case.endpoint.address)
+    await case.guest.resumed(case.endpoint, "contract", 0.0 if isinstance(case.guest, FakeGuest) else _now(), "gen_1")
+    assert (await case.guest.exec(case.endpoint, ExecRequest(("echo", "on")))).stdout == b"on\n"
+
+
+async def test_a_request_passes_through_both_ways(case: Case) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for part in (b"kept ", b"in ", b"order"):
+            yield part
+
+    headers = [(b"content-type", b"application/octet-stream")]
+    target = "/files?path=/home/user/passed&username=root"
+    async with case.guest.request(case.endpoint, "POST", target, headers, body()) as answer:
+        assert answer.status == 200
+        assert b"".join([chunk async for chunk in answer.body])
+    if isinstance(case.guest, AgentGuest):
+        async with case.guest.request(case.endpoint, "GET", target, [], None) as answer:
+            assert b"".join([chunk async for chunk in answer.body]) == b"kept in order"
+
+
+async def test_requests_side_by_side(case: Case) -> None:
+    outputs: set[bytes] = set()
+
+    async def one(number: int) -> None:
+        outputs.add((await case.guest.exec(case.endpoint, ExecRequest(("echo", str(number))))).stdout)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(one, number)
+    assert outputs == {b"%d\n" % number for number in range(20)}
+
+
+async def test_the_credential_is_needed(case: Case) -> None:
+    if isinstance(case.guest, FakeGuest):
+        assert TOKEN not in repr(case.endpoint)
+        return
+    stranger = Endpoint("tcp", case.endpoint.address, case.endpoint.port, "somebody else's token")
+    async with AgentGuest().request(stranger, "GET", "/envs", [], None) as answer:
+        assert answer.status == 401
+        assert b"hello" not in b"".join([chunk async for chunk in answer.body])
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
