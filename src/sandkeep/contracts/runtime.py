@@ -105,7 +105,8 @@ class Runtime(Protocol):
         ...
 
     async def save(self, machine_id: str, folder: Path) -> MemoryImage:
-        """Freeze, and write memory and processes into the (existing, empty) folder. Files are complete and fsynced."""
+        """Freeze, and write memory and processes into the (existing, empty) folder. Files are complete, not yet durable:
+        the caller syncs them."""
         ...
 
     async def restore(self, plan: MachinePlan, folder: Path, image: MemoryImage) -> None: ...

@@ -19,10 +19,10 @@ from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts, hostname
 from sandkeep.engine.records import Generation, Record
 from sandkeep.engine.undo import Undos
+from sandkeep.lib.files import sync_files
 
 _DIGEST_WAIT = 0.03
 """Seconds in which programs inside meet the resets of their connections (engine reference, section 3.4)."""
-_CHUNK = 4 << 20
 
 
 async def pause_in_memory(parts: Parts, record: Record, entry: Entry) -> Record:
@@ -85,6 +85,7 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
                 both.start_soon(parts.disks.snapshot, record.id, generation)
                 checksums: dict[str, str] = {}
                 both.start_soon(_checksum_into, folder, image.files, checksums)
+                both.start_soon(run_sync, sync_files, folder, image.files)
             entry.step("disk.sync")
             await parts.disks.sync()
     except (SandkeepError, ExceptionGroup) as error:
@@ -152,14 +153,9 @@ async def _checksum_into(folder: Path, files: tuple[str, ...], into: dict[str, s
 
 
 def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        while data := os.read(fd, _CHUNK):
-            digest.update(data)
-        return f"{os.fstat(fd).st_size}:{digest.hexdigest()}"
-    finally:
-        os.close(fd)
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+        digest = hashlib.file_digest(file, "sha256")  # into one buffer: fresh ones for each piece take as long again
+        return f"{os.fstat(file.fileno()).st_size}:{digest.hexdigest()}"
 
 
 def _first(error: BaseException) -> BaseException:
