@@ -15,7 +15,7 @@ from sandkeep.domain.errors import Conflict
 from sandkeep.telemetry.log import log
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_MALLOC_THRESHOLD = 256 << 10
+_MALLOC_THRESHOLD = 1 << 20
 
 
 def give_memory_back() -> None:
