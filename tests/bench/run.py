@@ -6,6 +6,7 @@ Needs root and a quiet machine. `--quick` for a look; `--rows` and `--runtimes` 
 import argparse
 import asyncio
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,11 @@ def main() -> None:
     netns.private_network()  # before any thread
     results = Results()
     try:
-        with Instance.made(asked.template) as instance:
+        # Live state on a tmpfs, as an installation has it: on a disk each rename over a file may wait for that disk.
+        run_folder = Path(tempfile.mkdtemp(prefix="sandkeep-bench-", dir="/run"))
+        run_folder.chmod(0o755)
+        with Instance.made(asked.template, SANDKEEP_RUN_FOLDER=str(run_folder)) as instance:
+            (instance.root / "run").symlink_to(run_folder)
             _measure(instance, asked, results)
     finally:  # also what was measured before something failed, or before ctrl-c
         lines = [line for line in results.lines() if line.row.key in asked.rows]
