@@ -23,6 +23,7 @@ from sandkeep.drivers.guest.agent import AgentGuest
 from sandkeep.drivers.runner.remote import remote_runner
 from sandkeep.edge.api.app import api_app
 from sandkeep.edge.api.services import Services
+from sandkeep.edge.gate.heads import LimitedHttpProtocol
 from sandkeep.store.database import Database
 from sandkeep.telemetry import log as logs
 
@@ -47,7 +48,7 @@ async def run_server(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, services: Services) -> None:
-    server = listener(api_app(services, __version__), ws="websockets-sansio", ws_max_size=1 << 20)
+    server = listener(api_app(services, __version__), http=LimitedHttpProtocol, ws="websockets-sansio", ws_max_size=1 << 20)
     listening = _listen(settings)
     async with until_signalled("server"), anyio.create_task_group() as tasks:
         services.templates.start(tasks)

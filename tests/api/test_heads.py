@@ -1,0 +1,50 @@
+"""The limit on request heads, over a real socket."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from sandkeep.app.daemon import listener
+from sandkeep.edge.gate.heads import HEAD_LIMIT, LimitedHttpProtocol
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = listener(PlainTextResponse("ok"), http=LimitedHttpProtocol)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield listening.getsockname()[1]
+    server.should_exit = server.force_exit = True
+    thread.join(10)
+
+
+def answer(port: int, *parts: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return connection.recv(65536)
+
+
+def test_an_ordinary_head_passes_and_so_does_a_large_body(port: int) -> None:
+    assert b" 200 " in answer(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    body = b"x" * (4 * HEAD_LIMIT)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    assert b" 200 " in answer(port, head, body)
+
+
+def test_one_endless_header_is_refused(port: int) -> None:
+    assert b" 431 " in answer(port, b"GET / HTTP/1.1\r\nx: ", *[b"y" * 16384] * 8)
+
+
+def test_many_headers_are_refused(port: int) -> None:
+    assert b" 431 " in answer(port, b"GET / HTTP/1.1\r\n", *[b"a-header: with a value\r\n" * 200] * 30)
