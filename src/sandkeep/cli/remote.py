@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,8 @@ from sandkeep.cli.terminal import interact, window
 if TYPE_CHECKING:
     from sandkeep.sdk import Process, Sandbox
 
-OWN_FAILURE = 125
+OWN_FAILURE, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""As of shells and container tools: Sandkeep failed; the command is there but cannot run; there is no such command."""
 BROKEN_PIPE = 141
 # A paused sandbox is waited for this long, seconds.
 PATIENCE = 24 * 3600.0
@@ -95,7 +96,9 @@ def run_remote(
             resume_within=PATIENCE,
         )
         return interact(terminal)
-    process = sandbox.start_process(
+    process = _started(
+        session,
+        sandbox,
         list(command),
         user=user,
         cwd=cwd,
@@ -112,6 +115,20 @@ def run_remote(
         raise
     finally:
         process.detach()
+
+
+def _started(session: Session, sandbox: "Sandbox", command: list[str], **options: Any) -> "Process":
+    """A command that cannot be started has an exit code of its own; the error tells why."""
+    from sandkeep.sdk.errors import InvalidArgument
+
+    try:
+        return sandbox.start_process(command, **options)
+    except InvalidArgument as error:
+        if "not found in PATH" in error.message or "no such file" in error.message:
+            session.failure_code = NOT_FOUND
+        elif "permission denied" in error.message:
+            session.failure_code = NOT_EXECUTABLE
+        raise
 
 
 def _stream(session: Session, process: "Process", stdin: bool) -> int:

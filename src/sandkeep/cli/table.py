@@ -66,7 +66,8 @@ Examples:
   sandkeep cp -r ./src dev:/work/src
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or argument; 3 not found; 4 not allowed; 5 conflict; 6 quota or capacity;
-7 not reachable; 8 too late. exec, shell and run: the command's own, 128+n after signal n; 125 when Sandkeep failed.
+7 not reachable; 8 too late. exec, shell and run: the command's own, 128+n after signal n; 125 when Sandkeep failed,
+126 when the command cannot run, 127 when there is none.
 """
 
 

@@ -40,7 +40,7 @@ def interact(terminal: "Terminal") -> int:
     resized = signal.signal(signal.SIGWINCH, lambda *_: _poke(wake_write, b"r"))
     pump = threading.Thread(target=_pump, args=(terminal, keys, screen, wake_read), daemon=True)
     try:
-        tty.setraw(keys)
+        tty.setraw(keys, termios.TCSADRAIN)  # what was typed meanwhile is not thrown away
         pump.start()
         for output in terminal:
             if isinstance(output, bytes):
