@@ -193,7 +193,8 @@ class Sandbox(SandboxFields):
 
     def processes(self, *, ended: bool = False) -> Sequence[ProcessInfo]:
         """What was started through the API and runs; with `ended` also what ended a short while ago."""
-        message = {"includeEnded": True} if ended else {}
+        # Only so does the agent say where the output of the living ends.
+        message = {"includeEnded": True}
         answer = self._transport.call(
             "POST", self._path + "/agent/process.Process/List", body=message, again=True
         )
@@ -203,6 +204,8 @@ class Sandbox(SandboxFields):
             command = (str(config.get("cmd", "")), *map(str, config.get("args", [])))
             end = entry.get("ended")
             result = process_result(end) if isinstance(end, dict) else None
+            if result is not None and not ended:
+                continue
             found.append(
                 ProcessInfo(int(entry["pid"]), command, config.get("cwd"), int(entry.get("offset", 0)), result)
             )
