@@ -130,12 +130,14 @@ class Instance:
         """Quick when it is up, since every test asks for it."""
         if not self._answers():
             self.run("up")
+            until(self._answers)
 
     def _answers(self) -> bool:
         try:
-            keeper = int((self.root / "run/keeper.pid").read_text())
+            pids = [int((self.root / f"run/{name}.pid").read_text()) for name in ("keeper", "runner", "server/server")]
             with urllib.request.urlopen(self.config["url"] + "/readyz", timeout=2) as answer:
-                return answer.status == 200 and Path(f"/proc/{keeper}").exists()
+                # A server whose runner died a moment ago may not know it yet.
+                return answer.status == 200 and all(Path(f"/proc/{pid}/exe").exists() for pid in pids)
         except (OSError, ValueError):
             return False
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.instance import Instance, until
 
+from sandkeep.domain.sandbox import Limits
 from sandkeep.drivers.runtime._oci.cgroup import Group, Groups
 from sandkeep.drivers.runtime._oci.layout import detect
 from sandkeep.drivers.runtime._oci.limits import GroupLimits, for_gvisor, for_native
-from sandkeep.domain.sandbox import Limits
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import InvalidArgument
+from support.instance import Instance, until
 
 MIB = 1 << 20
 HOG = "python3 -c 'kept = []\nwhile True: kept.append(bytearray(b\"x\") * (4 << 20))'"
@@ -168,7 +168,9 @@ def test_stats_tell_what_it_uses(client: Client, runtime: str, instance: Instanc
     assert (idle.memory_limit, idle.disk_limit) == (256 * MIB, 8 << 30)
     assert 0 < (idle.memory or 0) < 150 * MIB
     sandbox.exec("head -c 40M /dev/urandom > file; sync")
-    holder = sandbox.start_process(["python3", "-c", "held = b'x' * (64 << 20); print(1, flush=True); input()"], stdin=True)
+    holder = sandbox.start_process(
+        ["python3", "-c", "held = b'x' * (64 << 20); print(1, flush=True); input()"], stdin=True
+    )
     next(iter(holder))
     busy = sandbox.stats()
     assert (busy.memory or 0) - (idle.memory or 0) > 60 * MIB

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.instance import Instance
 
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import NoCapacity
+from support.instance import Instance
 
 MIB = 1 << 20
 LIMIT = 96 * MIB

@@ -3,10 +3,10 @@
 import concurrent.futures
 
 import pytest
-from support.instance import Instance, until
 
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import InUse, NotFound
+from support.instance import Instance, until
 
 
 def template(instance: Instance, name: str) -> dict[str, object]:
@@ -30,7 +30,9 @@ def test_build_use_list_show_delete(client: Client, instance: Instance) -> None:
         assert (shown["phase"], len(shown["steps"])) == ("ready", 2)  # type: ignore[arg-type]
         assert {"test", "marked"} <= {one["name"] for one in instance.json("template", "list")}
         assert until(lambda: not builders(client))
-        boxes = [Sandbox.create(template="marked", runtime=r, memory="128MiB", client=client) for r in ("gvisor", "runc")]
+        boxes = [
+            Sandbox.create(template="marked", runtime=r, memory="128MiB", client=client) for r in ("gvisor", "runc")
+        ]
         for box in boxes:
             assert box.exec("cat /etc/mark /srv/data/file").stdout == "built-by-root\ntwo\n"
         boxes[0].exec("echo changed > /etc/mark", user="root")
