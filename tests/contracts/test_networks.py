@@ -253,6 +253,21 @@ async def test_nobody_outside_reaches_in(world: World) -> None:
 
 
 @pytest.mark.requires("netns")
+async def test_a_host_without_a_way_out_refuses_at_once(tmp_path: Path) -> None:
+    netns.private_network()
+    networks = NetnsNetworks(settings_of(tmp_path))
+    await networks.open()
+    try:
+        box = await networks.attach(new_id(IdKind.SANDBOX), 1, NetworkMode.INTERNET)
+        for address in (PUBLIC, METADATA, NEIGHBOUR):
+            assert await dial(box, address) == "refused"
+        await networks.reset_tcp(box)
+        assert await dial(box, PUBLIC) == "refused"
+    finally:
+        await networks.close()
+
+
+@pytest.mark.requires("netns")
 async def test_ipv6_goes_nowhere(world: World) -> None:
     box = await world.attach(1)
 

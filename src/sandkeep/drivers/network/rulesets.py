@@ -8,6 +8,8 @@ our resolver) -> early_* (blocked, resetting) -> input or forward (policy) -> ma
 * What is not decided is refused: TCP by a reset, all else by silence. The translation rewrites only the outer header,
   so a stack inside ignores ICMP errors, which quote the unique address. For the same reason MTU discovery does not
   reach inside: the MSS is clamped.
+* So is what the host itself has no route for, before routing drops it without a word that the stack inside would take:
+  a connection that waits for an answer cannot be saved with the memory.
 * What conntrack calls invalid would leave with the unique address as its source, since NAT passes it by: dropped.
 * The refused ranges come before `ct state established`: tightening them cuts open flows, too.
 """
@@ -82,6 +84,7 @@ def _guard(settings: NetworkSettings) -> str:
 	}}
 	chain departed {{ type filter hook prerouting priority filter;
 		ip daddr {settings.address_range} fib daddr oif missing meta l4proto tcp reject with tcp reset
+		iifname {ours} fib daddr type != local fib daddr oif missing meta l4proto tcp counter reject with tcp reset
 	}}
 
 	chain early_input {{ type filter hook input priority filter - 10;
