@@ -21,6 +21,7 @@ from typing import Any
 
 import sandkeep
 from sandkeep.sdk import Client, Sandbox
+from sandkeep.sdk.errors import NotFound
 
 CACHE = Path(os.environ.get("SANDKEEP_TEST_CACHE", "/var/cache/sandkeep-tests"))
 POOL_SIZE = "12GiB"
@@ -144,7 +145,8 @@ class Instance:
     def clean(self, client: Client, keep: set[str] = frozenset()) -> None:  # type: ignore[assignment]
         for sandbox in list(Sandbox.list(client=client)):
             if sandbox.id not in keep:
-                sandbox.delete()
+                with contextlib.suppress(NotFound):  # an ephemeral one may go by itself
+                    sandbox.delete()
 
     def fsck(self) -> list[dict[str, str]]:
         done = self.run("fsck", "--json", check=False)
