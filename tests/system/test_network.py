@@ -77,7 +77,7 @@ def flood(count):
 print(json.dumps(eval(sys.argv[1])))
 """
 HAMMER = """
-import os, socket
+import os, socket, time
 attempts = through = 0
 while True:
     attempts += 1
@@ -91,6 +91,7 @@ while True:
     with open("/tmp/hammer.new", "w") as file:
         file.write(f"{attempts} {through}")
     os.rename("/tmp/hammer.new", "/tmp/hammer")
+    time.sleep(0.002)
 """
 
 
