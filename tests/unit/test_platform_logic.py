@@ -243,3 +243,16 @@ async def test_admission_says_what_is_free(local: LocalPlatform) -> None:
     assert answer.headers["retry-after"] == "30"
     assert answer.json()["memory_free"] == local.memory[0] * 4
     await nothing_is_left(local)
+
+
+async def test_a_burst_is_not_admitted_beyond_the_limit(local: LocalPlatform) -> None:
+    fits = 4 * local.memory[0] // (8 << 30)
+    statuses: list[int] = []
+
+    async def post() -> None:
+        statuses.append((await local.http.post("/v1/sandboxes", json={"memory": "8GiB"})).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2 * fits):
+            tasks.start_soon(post)
+    assert sorted(statuses) == [201] * fits + [507] * fits

@@ -48,7 +48,9 @@ async def run_server(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, services: Services) -> None:
-    server = listener(api_app(services, __version__), http=LimitedHttpProtocol, ws="websockets-sansio", ws_max_size=1 << 20)
+    server = listener(
+        api_app(services, __version__), http=LimitedHttpProtocol, ws="websockets-sansio", ws_max_size=1 << 20
+    )
     listening = _listen(settings)
     async with until_signalled("server"), anyio.create_task_group() as tasks:
         services.templates.start(tasks)

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from sandkeep.sdk import Client, Sandbox
 
 
+_PATIENCE = 4.0
+"""Seconds in which a server that restarts is waited for; one that is down is said to be so."""
+
+
 class Session:
     """`as_json`, `instance`: the common options. `failure_code`: the exit code of Sandkeep's own failures, where the
     command passes on somebody else's codes (exec, shell, run: 125)."""
@@ -25,7 +29,7 @@ class Session:
         if self._client is None:
             from sandkeep.sdk import Client
 
-            self._client = Client(instance=self.instance)
+            self._client = Client(instance=self.instance, retry_for=_PATIENCE)
         return self._client
 
     def sandbox(self, ref: str) -> "Sandbox":

@@ -53,8 +53,6 @@ class FactKind(StrEnum):
     MACHINE_EXITED = "machine.exited"
     OUT_OF_MEMORY = "machine.out_of_memory"
     PROCESS_KILLED = "process.out_of_memory"
-    ADOPTED = "machine.adopted"
-    RESTORED_FROM_DISK = "machine.restored_from_disk"
     QUARANTINED = "disk.quarantined"
 
 

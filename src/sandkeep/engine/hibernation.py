@@ -20,6 +20,7 @@ from sandkeep.engine.parts import Parts, hostname
 from sandkeep.engine.records import Generation, Record
 from sandkeep.engine.undo import Undos
 from sandkeep.lib.files import sync_files
+from sandkeep.lib.together import together
 
 _DIGEST_WAIT = 0.03
 """Seconds in which programs inside meet the resets of their connections (engine reference, section 3.4)."""
@@ -81,20 +82,19 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
             entry.step("memory.save")
             image = await runtime.save(record.machine, folder)
             entry.step("disk.snapshot")
-            async with anyio.create_task_group() as both:
+            async with together() as both:
                 both.start_soon(parts.disks.snapshot, record.id, generation)
                 checksums: dict[str, str] = {}
                 both.start_soon(_checksum_into, folder, image.files, checksums)
                 both.start_soon(run_sync, sync_files, folder, image.files)
             entry.step("disk.sync")
             await parts.disks.sync()
-    except (SandkeepError, ExceptionGroup) as error:
-        cause = _first(error)
-        if isinstance(cause, PauseFailed):
-            cause.details["connections_reset"] = reset
-            raise cause from error
+    except PauseFailed as error:
+        error.details["connections_reset"] = reset
+        raise
+    except (SandkeepError, OSError) as error:
         hint = "it runs on" + ("; its outside connections were reset" if reset else "")
-        raise PauseFailed(f"the pause failed: {cause}", hint=hint, connections_reset=reset) from error
+        raise PauseFailed(f"the pause failed: {error}", hint=hint, connections_reset=reset) from error
     kept = Generation(generation, parts.clock.now(), checksums, image.requires)
     saved = record.with_condition(ConditionKind.MEMORY_SAVABLE, True, "the memory was saved", parts.clock.now())
     return replace(saved, phase=Phase.PAUSED, hold=Hold.DISK, generation=kept, reason="paused to disk")
@@ -111,13 +111,10 @@ async def resume_from_disk(parts: Parts, record: Record, entry: Entry, undos: Un
     folder = parts.disks.memory_folder(record.id, kept.id)
     record = machine.next_machine(parts, record, undos)
     entry.step("disk.restore", generation=kept.id, machine=record.machine, slot=record.slot)
-    try:
-        async with anyio.create_task_group() as side:
-            side.start_soon(verify, folder, kept)
-            side.start_soon(parts.disks.restore, record.id, kept.id)
-            attachment = await machine.connect(parts, record, entry, undos, blocked=True)
-    except ExceptionGroup as group:
-        raise _first(group) from group
+    async with together() as side:
+        side.start_soon(verify, folder, kept)
+        side.start_soon(parts.disks.restore, record.id, kept.id)
+        attachment = await machine.connect(parts, record, entry, undos, blocked=True)
     plan = parts.plan(record)
     entry.step("memory.restore", machine=plan.id)
     undos.push("machine", lambda: runtime.kill(plan.id))
@@ -156,9 +153,3 @@ def _checksum(path: Path) -> str:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
         digest = hashlib.file_digest(file, "sha256")  # into one buffer: fresh ones for each piece take as long again
         return f"{os.fstat(file.fileno()).st_size}:{digest.hexdigest()}"
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -3,17 +3,15 @@
 import secrets
 from dataclasses import replace
 
-import anyio
-
 from sandkeep.domain.errors import InvalidArgument, NotFound, SandkeepError, Unsupported
 from sandkeep.domain.node import OperationRef, SandboxOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
 from sandkeep.engine import machine
-from sandkeep.engine.admission import admit
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
 from sandkeep.engine.undo import Undos
+from sandkeep.lib.together import together
 
 
 async def create(parts: Parts, operation: OperationRef, sandbox: SandboxOnNode, entry: Entry, undos: Undos) -> Record:
@@ -22,17 +20,17 @@ async def create(parts: Parts, operation: OperationRef, sandbox: SandboxOnNode, 
     record = machine.next_machine(parts, record, undos)
     entry.step("disk.create", template=sandbox.spec.template, machine=record.machine, slot=record.slot)
     undos.push("disk", lambda: parts.disks.delete(record.id))
-    try:
-        async with anyio.create_task_group() as side:
-            side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
-            await machine.connect(parts, record, entry, undos, blocked=False)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from group
-    return replace(await machine.boot(parts, record, entry, undos), reason="created")
+    async with together() as side:
+        side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
+        await machine.connect(parts, record, entry, undos, blocked=False)
+    async with together() as side:
+        side.start_soon(parts.disks.sync)  # the disk is there after a power cut, too; it takes less time than the boot
+        booted = await machine.boot(parts, record, entry, undos)
+    return replace(booted, reason="created")
 
 
-async def admit_new(parts: Parts, sandbox: SandboxOnNode) -> None:
-    """Raises Unsupported, NotFound, NoCapacity: before anything was made."""
+def check_possible(parts: Parts, sandbox: SandboxOnNode) -> None:
+    """Raises Unsupported, NotFound: before anything was made."""
     spec = sandbox.spec
     runtime = parts.runtime(spec.runtime)
     if spec.persistence not in runtime.capabilities.persistence:
@@ -44,12 +42,10 @@ async def admit_new(parts: Parts, sandbox: SandboxOnNode) -> None:
         )
     if spec.template not in parts.records.templates:
         raise NotFound(f"template {spec.template_name} is not on this node", hint="sandkeep template list")
-    admit(await parts.capacity(), parts.settings.rules, spec, new_disk=True)
 
 
 async def start(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
     """A new machine on the disk that was kept."""
-    admit(await parts.capacity(), parts.settings.rules, record.spec, new_disk=False)
     record = machine.next_machine(parts, record, undos)
     entry.step("start", machine=record.machine, slot=record.slot)
     await machine.connect(parts, record, entry, undos, blocked=False)

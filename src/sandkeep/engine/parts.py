@@ -1,8 +1,11 @@
 """What the engine works with: drivers behind their contracts, the node's own records, and a few settings."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import anyio
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.disks import Disks
@@ -12,8 +15,8 @@ from sandkeep.contracts.runtime import MachinePlan, Runtime
 from sandkeep.domain.errors import Unsupported
 from sandkeep.domain.ids import body
 from sandkeep.domain.node import Capacity, Endpoint
-from sandkeep.domain.sandbox import RuntimeKind
-from sandkeep.engine.admission import Rules, promised_memory, reserved_pool
+from sandkeep.domain.sandbox import Persistence, RuntimeKind, Spec
+from sandkeep.engine.admission import Rules, admit, holds_memory, promised_memory, reserved_pool
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Record, Records
@@ -49,6 +52,21 @@ class Parts:
     slots: Slots
     memory: Callable[[], tuple[int, int]]
     """Total and available memory of the host, in bytes."""
+    pending: dict[str, Spec] = field(default_factory=dict)
+    """Sandboxes whose machine is being made: admitted, and in no record yet."""
+    _admission: anyio.Lock = field(default_factory=anyio.Lock)
+
+    @asynccontextmanager
+    async def admitted(self, sandbox_id: str, spec: Spec, *, new_disk: bool) -> AsyncIterator[None]:
+        """Its memory and room are promised while the body makes the machine: concurrent ones count each other.
+        Raises NoCapacity."""
+        async with self._admission:
+            admit(await self.capacity(), self.settings.rules, spec, new_disk=new_disk)
+            self.pending[sandbox_id] = spec
+        try:
+            yield
+        finally:
+            self.pending.pop(sandbox_id, None)
 
     def runtime(self, kind: RuntimeKind) -> Runtime:
         """Raises Unsupported when the host lacks it."""
@@ -88,17 +106,23 @@ class Parts:
         space = await self.disks.space()
         records = self.records.sandboxes.values()
         rules = self.settings.rules
+        coming = [spec for sandbox_id, spec in self.pending.items() if not self._holds(sandbox_id)]
+        full = sum(spec.limits.memory for spec in coming if spec.persistence is Persistence.FULL)
         return Capacity(
             memory_total=total,
             memory_available=available,
-            memory_promised=promised_memory(records),
+            memory_promised=promised_memory(records) + sum(spec.limits.memory for spec in coming),
             memory_limit=int(total * rules.memory_overcommit),
             pool_total=space.total,
             pool_free=space.free,
-            pool_reserved=reserved_pool(records),
+            pool_reserved=reserved_pool(records) + full,
             slots_total=self.slots.total,
             slots_free=self.slots.free,
         )
+
+    def _holds(self, sandbox_id: str) -> bool:
+        record = self.records.sandboxes.get(sandbox_id)
+        return record is not None and holds_memory(record)
 
 
 def hostname(record: Record) -> str:

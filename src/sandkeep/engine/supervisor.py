@@ -37,7 +37,6 @@ from sandkeep.domain.node import (
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.engine import fsck, hibernation, lifecycle, machine
-from sandkeep.engine.admission import admit
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.parts import Parts
@@ -190,15 +189,16 @@ class Supervisor:
                     raise Conflict(f"sandbox {sandbox.id} exists on this node")
                 if sandbox.id in self._deleted:
                     raise Superseded(f"sandbox {sandbox.id} was deleted before its creation came")
-                await lifecycle.admit_new(self._parts, sandbox)
-                entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
-                try:
-                    async with Undos() as undos:
-                        record = await lifecycle.create(self._parts, operation, sandbox, entry, undos)
-                        entry.step("record")
-                        record = self._parts.records.save(record.with_outcome(operation.id, None))
-                finally:
-                    entry.close()
+                lifecycle.check_possible(self._parts, sandbox)
+                async with self._parts.admitted(sandbox.id, sandbox.spec, new_disk=True):
+                    entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
+                    try:
+                        async with Undos() as undos:
+                            record = await lifecycle.create(self._parts, operation, sandbox, entry, undos)
+                            entry.step("record")
+                            record = self._parts.records.save(record.with_outcome(operation.id, None))
+                    finally:
+                        entry.close()
                 self._watch_machine(record)
                 return record.observed()
 
@@ -211,8 +211,10 @@ class Supervisor:
             if record.phase is Phase.PAUSED and record.hold is Hold.MEMORY:
                 raise Conflict("it is paused in memory", hint="resume it")
             if record.generation:
+                entry.step("disk.restore", generation=record.generation.id)
                 await self._parts.disks.restore(record.id, record.generation.id)
-            return await lifecycle.start(self._parts, replace(record, generation=None), entry, undos)
+            async with self._parts.admitted(record.id, record.spec, new_disk=False):
+                return await lifecycle.start(self._parts, replace(record, generation=None), entry, undos)
 
         return await self._operate(operation, sandbox_id, "start", Phase.STARTING, work)
 
@@ -230,7 +232,7 @@ class Supervisor:
             if record.phase is Phase.PAUSED and record.hold in (hold, Hold.DISK):
                 return record
             if record.phase is Phase.PAUSED:
-                record = await hibernation.resume_in_memory(self._parts, record, entry)
+                record = self._parts.records.save(await hibernation.resume_in_memory(self._parts, record, entry))
             if record.phase is not Phase.RUNNING:
                 raise Conflict(f"it is {record.phase}, not running", hint="start it first")
             capabilities = self._parts.runtime(record.spec.runtime).capabilities
@@ -268,8 +270,8 @@ class Supervisor:
                 raise Conflict(f"it is {record.phase}, not paused", hint="start it")
             if record.hold is Hold.MEMORY:
                 return await hibernation.resume_in_memory(self._parts, record, entry)
-            admit(await self._parts.capacity(), self._parts.settings.rules, record.spec, new_disk=False)
-            return await hibernation.resume_from_disk(self._parts, record, entry, undos)
+            async with self._parts.admitted(record.id, record.spec, new_disk=False):
+                return await hibernation.resume_from_disk(self._parts, record, entry, undos)
 
         return await self._operate(operation, sandbox_id, "resume", Phase.RESUMING, work)
 

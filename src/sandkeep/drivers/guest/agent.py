@@ -143,12 +143,13 @@ class AgentGuest:
         return parsed
 
     async def wait_ready(self, endpoint: Endpoint, deadline: float) -> None:
-        wait, last = 0.002, "it did not answer"
+        wait, patience, last = 0.002, 0.3, "it did not answer"
         with anyio.move_on_after(deadline):
             while True:
-                # A boot is 20 to 150 ms and the first packets may be lost: short tries, each with its own connection.
+                # A boot is 20 to 150 ms and the first packets may be lost: short tries, each with its own connection,
+                # longer ones when the host is so busy that nothing answers in time.
                 try:
-                    with anyio.fail_after(0.3):
+                    with anyio.fail_after(patience):
                         async with self.request(endpoint, "GET", "/health", [], None) as answer:
                             async for _ in answer.body:
                                 pass
@@ -158,7 +159,7 @@ class AgentGuest:
                 except (GuestError, TimeoutError) as error:
                     last = str(error) or "timeout"
                 await anyio.sleep(wait)
-                wait = min(wait * 1.3, 0.05)
+                wait, patience = min(wait * 1.3, 0.05), min(patience * 1.1, 3.0)
         raise GuestUnreachable(f"the agent was not ready within {deadline:g} s: {last}")
 
     async def init(self, endpoint: Endpoint, values: GuestInit) -> None:

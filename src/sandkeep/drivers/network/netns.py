@@ -171,7 +171,10 @@ class NetnsNetworks:
                 self._farewell = asyncio.create_task(self._say_farewell())
 
     def _detach(self, sandbox_id: str, slot: int) -> bool:
-        mine = self._owners.get(slot) in (None, sandbox_id.partition("_")[2])  # "": what has no name has no owner either
+        mine = self._owners.get(slot) in (
+            None,
+            sandbox_id.partition("_")[2],
+        )  # "": what has no name has no owner either
         if mine:
             self._dissolve(slot)
         return mine

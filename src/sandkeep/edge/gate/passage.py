@@ -15,6 +15,7 @@ from sandkeep.contracts.guest import Guest
 from sandkeep.control.sandboxes import Reached, Sandboxes
 from sandkeep.domain.errors import GuestUnreachable
 from sandkeep.domain.names import check_user
+from sandkeep.lib.together import together
 
 _FORWARDED = frozenset(
     b"content-type content-length content-encoding accept accept-encoding range if-range if-match if-none-match "
@@ -94,7 +95,7 @@ async def _relay(
     if not has_body:
         consumed.set()
     answered = False
-    async with anyio.create_task_group() as tasks:
+    async with together() as tasks:
 
         async def watch_client() -> None:
             await consumed.wait()

@@ -17,6 +17,7 @@ from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.identity import principal_of
 from sandkeep.edge.gate.problems import problem
 from sandkeep.lib.connect import END_FLAG, STREAM_TYPE, Deframer, frame
+from sandkeep.lib.together import first_cause
 
 _NOT_FOUND, _NOT_RUNNING, _BROKEN, _BAD = 4404, 4409, 1012, 4400
 _MAX_INPUT = 64 << 10
@@ -63,7 +64,7 @@ class _Terminal:
                 code = await self._output(method, start, headers, tasks, receiver)
                 tasks.cancel_scope.cancel()
         except ExceptionGroup as group:
-            failure = _first(group)
+            failure = first_cause(group)
             if isinstance(failure, WebSocketDisconnect):
                 return
             if isinstance(failure, SandkeepError):
@@ -187,12 +188,6 @@ class _Terminal:
             ) as answer:
                 async for _ in answer.body:
                     pass
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _start_message(websocket: WebSocket) -> dict[str, Any]:
