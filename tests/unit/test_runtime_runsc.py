@@ -110,7 +110,9 @@ async def test_a_missing_binary_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_an_untested_build_holds_no_memory_on_disk() -> None:
-    tested, other = driver._capabilities(BUILD), driver._capabilities(replace(BUILD, version="20991231.0"))
+    newer = replace(BUILD, version="20991231.0")
+    tested, other = driver._capabilities(BUILD, frozenset()), driver._capabilities(newer, frozenset())
+    assert driver._capabilities(newer, frozenset({newer.sha256})).holds == tested.holds
     assert Hold.DISK in tested.holds
     assert Persistence.FULL in tested.persistence
     assert other.available
