@@ -8,7 +8,7 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B?)?|B)?", re.IGNORECASE)
 _UNIT = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -31,7 +31,7 @@ def parse_duration(value: float | str, field: str = "duration") -> float:
     if not isinstance(value, str):
         return float(value)
     text = value.strip().lower()
-    if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text):
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text):
         return float(text)
     parts = _DURATION_PART.findall(text) if len(text) <= 32 else []
     if not parts or "".join(number + unit for number, unit in parts) != text:
