@@ -158,6 +158,8 @@ class Supervisor:
         """Remember the outcome, and go on watching the machine if it still is the sandbox's."""
         record = self._parts.records.sandboxes[sandbox_id]
         failure: dict[str, Any] = {"code": "internal", "message": str(error) or type(error).__name__, "hint": None}
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            failure |= {"code": "busy", "message": "it was interrupted, or took too long, and was undone"}
         if isinstance(error, SandkeepError):
             failure = {"code": error.code, "message": error.message, "hint": error.hint}
         self._parts.records.save(replace(record, epoch=operation.epoch).with_outcome(operation.id, failure))
