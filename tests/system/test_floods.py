@@ -133,7 +133,7 @@ def test_exec_is_like_running_it_here(box: Sandbox, instance: Instance) -> None:
     )  # fmt: skip
     code, _, said = run("--timeout", "1s", "--", "sleep", "60")
     assert code == 137 and "timeout" in said
-    assert run("--", "no-such-program")[0] == 125
+    assert run("--", "no-such-program")[0] == 127
     assert run("-i", "--", "wc", "-c", input="x" * 3_000_000)[1] == "3000000\n"
     assert run("-i", "--", "cat", input="ünï\n")[1] == "ünï\n"
     assert run("--", "cat") == (0, "", "")
