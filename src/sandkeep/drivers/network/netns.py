@@ -203,7 +203,10 @@ class NetnsNetworks:
         if owner is None:
             owner = links.owners(settings).get(slot)
         if owner is not None:
-            namespaces.drop(settings.namespaces / f"{slot}-{owner}")
+            namespace = settings.namespaces / f"{slot}-{owner}"
+            with contextlib.suppress(OSError):
+                namespaces.inside(namespace, links.forsake_connections)
+            namespaces.drop(namespace)
 
     async def refresh_inside(self, attachment: Attachment) -> None:
         await self._work(links.refresh_inside, attachment.namespace)
