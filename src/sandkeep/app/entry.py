@@ -3,6 +3,7 @@
 Each imports what it needs by itself: the runner shall not carry the server's libraries (30 MB), nor the other way round.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -10,11 +11,21 @@ import anyio
 from sandkeep.app import settings as settings_module
 from sandkeep.app.findings import Finding
 from sandkeep.app.settings import Settings
+from sandkeep.domain.errors import Unsupported
 
 if TYPE_CHECKING:
     from sandkeep.app.standalone import Say
 
-load = settings_module.load
+_HOST_LIBRARIES = ("fastapi", "httptools", "sqlalchemy", "structlog", "tomli_w", "uvicorn")
+
+
+def load(instance: str | None = None, **overrides: Any) -> Settings:
+    """The instance's settings. Raises Unsupported where only the base package is installed, InvalidArgument."""
+    if any(find_spec(name) is None for name in _HOST_LIBRARIES):
+        raise Unsupported(
+            "this installation has the SDK and the client commands only", hint="pip install 'sandkeep[host]' on a Linux host"
+        )
+    return settings_module.load(instance, **overrides)
 
 
 def setup(settings: Settings, say: "Say", templates: tuple[str, ...], asked: dict[str, Any]) -> None:
