@@ -155,7 +155,7 @@ def load(instance: str | None = None, **overrides: Any) -> Settings:
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return Settings(**{**values, **environment, **given, "instance": name})
-    except ValueError as error:
+    except (ValueError, InvalidArgument) as error:
         raise InvalidArgument(
             f"a setting is not valid: {error}", hint=f"look at {path} and SANDKEEP_* variables"
         ) from error
