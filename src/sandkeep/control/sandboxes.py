@@ -87,6 +87,7 @@ class Sandboxes:
         self._clock = clock
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._reached: dict[tuple[str, str], Reached] = {}
+        self._addresses: dict[str, str] = {}
 
     # -- looking
 
@@ -251,6 +252,7 @@ class Sandboxes:
                 await idempotency_store.remove(ledger.transaction, sandbox.id)
                 await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
         self._unreach(sandbox.id)
+        await self._hang_up(sandbox.id)
 
     # -- changing
 
@@ -388,6 +390,7 @@ class Sandboxes:
             sandbox = await self._wake(sandbox, wake)
         reached = Reached(sandbox.id, await self._runner.endpoint(sandbox.id))
         self._reached[(project_id, reference)] = reached
+        self._addresses[sandbox.id] = reached.endpoint.address
         return reached
 
     async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
@@ -410,6 +413,14 @@ class Sandboxes:
 
     def _unreach(self, sandbox_id: str) -> None:
         self._reached = {key: reached for key, reached in self._reached.items() if reached.id != sandbox_id}
+
+    async def _hang_up(self, sandbox_id: str) -> None:
+        """Its machine is gone: calls that wait for its agent must hear of it, since a machine that was killed says
+        nothing, and its connections would stay open for ever. (An address is not given again for ten minutes.)"""
+        address = self._addresses.pop(sandbox_id, None)
+        if address:
+            with suppress(SandkeepError):
+                await self._guest.hang_up(address)
 
     def unreach_all(self) -> None:
         """The node restarted: every endpoint is asked for anew."""
@@ -484,6 +495,8 @@ class Sandboxes:
                 await ledger.tell(told, sandbox.project_id, sandbox.id, observed.reason, hold=observed.hold, **data)
         if observed.phase is not Phase.RUNNING:
             self._unreach(sandbox.id)
+            if observed.hold is not Hold.MEMORY:
+                await self._hang_up(sandbox.id)
         return settled
 
     async def _save(self, ledger: Ledger, sandbox: Sandbox, expected_epoch: int) -> None:
