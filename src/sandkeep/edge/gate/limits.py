@@ -31,19 +31,22 @@ class BodyLimit:
             await self._refuse(limit, scope, receive, send)
             return
         taken = 0
-        answered = False
+        answered = refusing = False
 
         async def counted() -> Message:
-            nonlocal taken
+            nonlocal taken, refusing
             message = await receive()
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
                 if taken > limit:
+                    refusing = True
                     raise _BodyTooLargeError
             return message
 
         async def noted(message: Message) -> None:
             nonlocal answered
+            if refusing and not answered:
+                raise _BodyTooLargeError  # a framework that took ours for an error of parsing
             answered = True
             await send(message)
 
