@@ -34,6 +34,11 @@ def run(arguments: Sequence[str]) -> int:
         code = root().main(list(arguments), prog_name="sandkeep", standalone_mode=False, obj=state)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except click.NoSuchOption as error:
+        where = error.ctx.command_path if error.ctx else "sandkeep"
+        takes_command = error.ctx is not None and error.ctx.info_name in ("exec", "run") and "--" not in arguments
+        hint = f"put -- before the command: {where} {'dev ' if where.endswith('exec') else ''}-- ls -l"
+        return _fail(state, "usage", error.format_message(), hint if takes_command else f"see `{where} --help`", 2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "sandkeep"
         return _fail(state, "usage", error.format_message(), f"see `{where} --help`", 2)
