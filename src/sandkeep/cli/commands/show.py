@@ -7,6 +7,8 @@ from sandkeep.cli.options import sandbox_argument
 from sandkeep.cli.output import age, clock, printable, size, span
 from sandkeep.cli.session import Session, pass_session
 
+_AT_EXPIRY = {"ephemeral": "deleted", "volume": "stopped", "full": "paused to disk"}
+
 
 @click.command()
 @sandbox_argument
@@ -34,7 +36,7 @@ def show(session: Session, ref: str) -> None:
         ("created", f"{clock(view.created_at)} ({age(view.created_at)} ago)"),
     ]
     if view.expires_at is not None:
-        then = "deleted" if view.on_expiry == "delete" else "ended as its persistence says"
+        then = "deleted" if view.on_expiry == "delete" else _AT_EXPIRY.get(view.persistence, "ended")
         lifetime = f" (lifetime {span(view.ttl)})" if view.ttl is not None else ""
         lines.append(("expires", f"{clock(view.expires_at)}{lifetime}, then it is {then}"))
     lines += [("label", f"{key}={value}") for key, value in sorted(view.labels.items())]
