@@ -242,6 +242,16 @@ async def test_an_unsafe_root_is_refused(bench: Bench) -> None:
     assert bench.left(plan.id) == []
 
 
+@real
+async def test_the_agents_folder_cannot_be_written(bench: Bench) -> None:
+    """All sandboxes of a host share it. Emptying a file is not the same as writing: gVisor's refusal came too late."""
+    plan = bench.plan(start="for f in agent new; do (: > /.sandkeep/$f); (echo x >> /.sandkeep/$f); done; true")
+    before = {path.name: path.read_bytes() for path in plan.agent.iterdir()}
+    await bench.runtime.boot(plan)
+    await until(lambda: counter(plan.root) > 0)
+    assert {path.name: path.read_bytes() for path in plan.agent.iterdir()} == before
+
+
 @every
 async def test_an_id_is_not_used_twice(bench: Bench) -> None:
     plan = await bench.boot()

@@ -32,9 +32,10 @@ def test_the_launcher() -> None:
 
 def test_covered_files() -> None:
     assert command.meminfo(256 << 20) == "MemTotal:       262144 kB\n"
-    text = command.fstab(Path("/run/a b/meminfo"))
+    text = command.fstab(Path("/run/a b/meminfo"), Path("/a b/agents/1"))
     assert "/run/a\\040b/meminfo /proc/meminfo none bind 0 0" in text
     assert "/proc/sys/net tmpfs" in text
+    assert "/a\\040b/agents/1 /a\\040b/agents/1 none bind,ro 0 0" in text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ runsc is started in a mount namespace of its own that ends with it, in which
   refuses it, and newer kernels show that file in every one (upstream asks another file since 2024-07-31);
 * /proc/meminfo says the sandbox's own memory: runsc tells its guest what stands there. (Asked to read the limit from
   control groups, it would make one in each hierarchy, and the boot took 30 ms more.)
+* the agent's folder is a read-only mount of the host's kernel: gVisor's own "ro" is not enough, an open with O_TRUNC
+  inside emptied the file that all sandboxes share (its refusal comes after the host's file was opened).
 A namespace made for each start sees the host's mounts of that moment and pins none of them.
 """
 
@@ -28,9 +30,17 @@ def launcher(fstab: Path, entrances: Sequence[str], cpus: Sequence[int]) -> list
     ]
 
 
-def fstab(meminfo: Path) -> str:
-    source = str(meminfo).replace("\\", "\\134").replace(" ", "\\040")
-    return f"none /proc/sys/net tmpfs size=4k,ro 0 0\n{source} /proc/meminfo none bind 0 0\n"
+def fstab(meminfo: Path, agent: Path) -> str:
+    covered, kept = _escaped(meminfo), _escaped(agent)
+    return (
+        "none /proc/sys/net tmpfs size=4k,ro 0 0\n"
+        f"{covered} /proc/meminfo none bind 0 0\n"
+        f"{kept} {kept} none bind,ro 0 0\n"
+    )
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("\\", "\\134").replace(" ", "\\040")
 
 
 def meminfo(memory: int) -> str:

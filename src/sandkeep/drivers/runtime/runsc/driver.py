@@ -106,7 +106,7 @@ class GvisorRuntime:
         bundle, online = self._folders.bundle(plan.id), build.online_cpus()
         fstab, meminfo = bundle / "fstab", bundle / "meminfo"
         meminfo.write_text(command.meminfo(plan.limits.memory))
-        fstab.write_text(command.fstab(meminfo))
+        fstab.write_text(command.fstab(meminfo, plan.agent))
         cpus = command.visible_cpus(plan.limits.cpus, online)
         group = self._machines.group(plan.id)
         flags = command.global_flags(self._folders.state, self._checked_build.platform, self._folders.panic(plan.id))
