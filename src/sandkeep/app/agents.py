@@ -1,4 +1,4 @@
-"""The agent's binaries: shipped in the package, kept in content-addressed folders that are never overwritten."""
+"""The agent's binaries: shipped in the package, kept in content-addressed folders."""
 
 import hashlib
 import os
@@ -24,10 +24,10 @@ def shipped_agent() -> Path:
 
 
 def install_agent(folder: Path) -> Path:
-    """Copy the shipped agent to folder/<sha256>/agent if it is not there. Returns that folder."""
+    """Copy the shipped agent to folder/<sha256>/agent if that is not there, or is something else. Returns that folder."""
     data = shipped_agent().read_bytes()
     home = folder / hashlib.sha256(data).hexdigest()
-    if not (home / "agent").exists():
+    if not (home / "agent").exists() or (home / "agent").read_bytes() != data:
         home.mkdir(mode=0o755, parents=True, exist_ok=True)
         fresh = home / ".agent.new"
         with open(fresh, "wb") as file:
