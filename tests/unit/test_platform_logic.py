@@ -256,3 +256,34 @@ async def test_a_burst_is_not_admitted_beyond_the_limit(local: LocalPlatform) ->
         for _ in range(2 * fits):
             tasks.start_soon(post)
     assert sorted(statuses) == [201] * fits + [507] * fits
+
+
+async def test_half_of_a_surrogate_pair_is_refused_everywhere(local: LocalPlatform) -> None:
+    """It once was kept, and then no list could be answered."""
+    sandbox = await create(local, name="one")
+    half = '"\\ud800"'
+    for url, body in (
+        ("/v1/sandboxes", f'{{"env": {{"A": {half}}}}}'),
+        ("/v1/keys", f'{{"name": {half}}}'),
+        ("/v1/templates", f'{{"name": "t", "steps": [{half}]}}'),
+        (f"/v1/sandboxes/{sandbox['id']}/exec", f'{{"command": {half}}}'),
+    ):
+        answer = await local.http.post(url, content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument"), answer.text
+    assert len((await local.http.get("/v1/sandboxes")).json()["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "sandboxes?cursor=WzFlNDAwLCJhIl0",  # [1e400,"a"]
+        "sandboxes?cursor=W05hTiwiYSJd",  # [NaN,"a"]
+        "sandboxes?cursor=WzEsbnVsbF0",  # [1,null]
+        "sandboxes?label=%00=x",
+        "sandboxes?label=%22=x",
+        "events?after=9223372036854775808",
+    ],
+)
+async def test_odd_questions(local: LocalPlatform, query: str) -> None:
+    answer = await local.http.get(f"/v1/{query}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument"), answer.text

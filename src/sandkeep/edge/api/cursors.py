@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 
 from sandkeep.domain.errors import InvalidArgument
 
@@ -16,8 +17,11 @@ def decode(cursor: str | None) -> tuple[float, str] | None:
         return None
     try:
         at, identifier = json.loads(base64.urlsafe_b64decode(cursor[:200] + "=" * (-len(cursor) % 4)))
-        return float(at), str(identifier)
-    except (ValueError, TypeError) as error:
+        moment = float(at)
+        if not math.isfinite(moment) or not isinstance(identifier, str) or not identifier.isascii():
+            raise ValueError("not a moment and an id")
+        return moment, identifier
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
             "the cursor is not one of ours", hint="begin again without one", field="cursor"
         ) from error

@@ -12,7 +12,7 @@ from sandkeep.wire.events import EventView
 from sandkeep.wire.shape import Page
 
 router = APIRouter(tags=["events"])
-After = Annotated[int, Query(ge=0)]
+After = Annotated[int, Query(ge=0, le=(1 << 63) - 1)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}}
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Header, Query, Response
 
 from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.names import check_labels
 from sandkeep.domain.sandbox import Hold, Phase
 from sandkeep.edge.api import cursors, shapes
 from sandkeep.edge.api.services import Caller, Using
@@ -61,7 +62,7 @@ def _labels(asked: list[str]) -> dict[str, str]:
         if not sign or not key:
             raise InvalidArgument(f"label {item[:80]!r} is not key=value", field="label")
         labels[key] = value
-    return labels
+    return check_labels(labels)
 
 
 @router.get("/{ref}")
