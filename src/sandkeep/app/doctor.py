@@ -11,7 +11,7 @@ from sandkeep.app.daemon import holder
 from sandkeep.app.findings import Finding
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
-from sandkeep.app.standalone import free_space
+from sandkeep.app.standalone import free_space, require_root
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.quantities import GIB, MIB, format_size
 from sandkeep.drivers.disk.btrfs.pool import why_no_btrfs
@@ -26,6 +26,7 @@ _LEAST_ROOM = 4 * GIB
 
 async def examine(settings: Settings, deeply: bool = False) -> list[Finding]:
     """All findings; `missing` ones keep sandboxes from running."""
+    require_root()
     found: list[Finding] = []
     found += _programs()
     found += await deep.examine(settings) if deeply else await _runsc(settings)
