@@ -287,3 +287,30 @@ async def test_half_of_a_surrogate_pair_is_refused_everywhere(local: LocalPlatfo
 async def test_odd_questions(local: LocalPlatform, query: str) -> None:
     answer = await local.http.get(f"/v1/{query}")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument"), answer.text
+
+
+async def test_a_delete_that_the_node_s_death_interrupted_is_finished_when_it_is_back(local: LocalPlatform) -> None:
+    sandbox = await create(local)
+    await local.kill_node()
+    local.runner.node = None  # nobody answers
+    assert (await local.http.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code == 500
+    assert (await show(local, sandbox))["phase"] == "deleting"
+    await local.start_node()
+    with anyio.fail_after(20):
+        while (await local.http.get(f"/v1/sandboxes/{sandbox['id']}")).status_code != 404:
+            await anyio.sleep(0.05)
+    await nothing_is_left(local)
+
+
+async def test_two_deletes_at_once_both_end_with_nothing_left(local: LocalPlatform) -> None:
+    sandbox = await create(local)
+    statuses: list[int] = []
+
+    async def delete() -> None:
+        statuses.append((await local.http.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(delete)
+    assert set(statuses) <= {204, 404}
+    await nothing_is_left(local)

@@ -106,7 +106,7 @@ class Reconciler:
         stored = await self._sandboxes.everywhere()
         seen = {observed.id: observed for observed in await self._runner.sandboxes()}
         for sandbox in stored:
-            if self._sandboxes.busy(sandbox.id):
+            if self._sandboxes.busy(sandbox.id) and sandbox.status.phase is not Phase.DELETING:
                 continue
             try:
                 await self._settle(sandbox, seen.get(sandbox.id), first=first)
@@ -117,8 +117,8 @@ class Reconciler:
         phase = sandbox.status.phase
         age = self._clock.now() - sandbox.status.since
         overdue = first or not 0 <= age < DEADLINES.get(phase, 0)
-        if phase is Phase.DELETING:
-            if overdue:
+        if phase is Phase.DELETING:  # acknowledged or not, it ends deleted; nothing under way holds it up
+            if not self._sandboxes.deleting(sandbox.id):
                 await self._sandboxes.finish_delete(sandbox)
             return
         if first and BUILD_LABEL in sandbox.spec.labels:

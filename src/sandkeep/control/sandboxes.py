@@ -86,6 +86,7 @@ class Sandboxes:
         self._guest = guest
         self._clock = clock
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._deleting: dict[str, anyio.Event] = {}
         self._reached: dict[tuple[str, str], Reached] = {}
         self._addresses: dict[str, str] = {}
 
@@ -354,11 +355,25 @@ class Sandboxes:
         await self.finish_delete(intent)
 
     async def finish_delete(self, sandbox: Sandbox) -> None:
-        """The node first, then the row: after this call nothing of it is left. Raises Unavailable without a node."""
+        """The node first, then the row: after this call nothing of it is left. Raises Unavailable without a node; the
+        reconciler then calls it again. Idempotent: a second one waits for the first."""
         assert sandbox.operation is not None
-        await self._runner.delete(OperationRef(sandbox.operation, sandbox.epoch), sandbox.id)
-        await self._forget(sandbox, sandbox.status.reason)
-        self._locks.pop(sandbox.id, None)
+        while (under_way := self._deleting.get(sandbox.id)) is not None:
+            await under_way.wait()
+            if await self.by_id(sandbox.id) is None:
+                return
+        done = self._deleting[sandbox.id] = anyio.Event()
+        try:
+            await self._runner.delete(OperationRef(sandbox.operation, sandbox.epoch), sandbox.id)
+            await self._forget(sandbox, sandbox.status.reason)
+            self._locks.pop(sandbox.id, None)
+        finally:
+            del self._deleting[sandbox.id]
+            done.set()
+
+    def deleting(self, sandbox_id: str) -> bool:
+        """Whether a deletion of it is under way in this process."""
+        return sandbox_id in self._deleting
 
     async def heartbeat(self, project_id: str, reference: str) -> None:
         """The client of an ephemeral sandbox is still there."""
