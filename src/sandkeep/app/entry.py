@@ -23,7 +23,8 @@ def load(instance: str | None = None, **overrides: Any) -> Settings:
     """The instance's settings. Raises Unsupported where only the base package is installed, InvalidArgument."""
     if any(find_spec(name) is None for name in _HOST_LIBRARIES):
         raise Unsupported(
-            "this installation has the SDK and the client commands only", hint="pip install 'sandkeep[host]' on a Linux host"
+            "this installation has the SDK and the client commands only",
+            hint="pip install 'sandkeep[host]' on a Linux host",
         )
     return settings_module.load(instance, **overrides)
 

@@ -27,6 +27,7 @@ class SandboxName(click.types.StringParamType):
         return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
+PHASES = ("new", "starting", "running", "pausing", "paused", "resuming", "stopping", "stopped", "deleting", "failed")
 SANDBOX = SandboxName()
 sandbox_argument = click.argument("ref", metavar="NAME_OR_ID", type=SANDBOX)
 
@@ -63,7 +64,9 @@ env_option = click.option(
 
 _CREATE = (
     click.option("--template", metavar="T", help="What it starts from (default: base)."),
-    click.option("--runtime", metavar="R", help="gvisor (default), or runc: trusted code only."),
+    click.option(
+        "--runtime", type=click.Choice(["gvisor", "runc"]), help="gvisor (default), or runc: trusted code only."
+    ),
     click.option("--cpus", metavar="C", type=float, help="Processors, like 0.5 or 2."),
     click.option("--memory", metavar="M", help="Like 512MiB or 2G."),
     click.option("--disk", metavar="D", help="Like 8GiB."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sandkeep.cli.options import label_option
+from sandkeep.cli.options import PHASES, label_option
 from sandkeep.cli.output import age, size, table
 from sandkeep.cli.session import Session, pass_session
 
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @label_option
-@click.option("--phase", "phases", metavar="P", multiple=True, help="Only in this phase; may be repeated.")
+@click.option(
+    "--phase",
+    "phases",
+    metavar="P",
+    type=click.Choice(PHASES),
+    multiple=True,
+    help="Only in this phase; may be repeated.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Ids alone.")
 @pass_session
 def list_(session: Session, labels: dict[str, str], phases: Sequence[Any], quiet: bool) -> None:

@@ -5,14 +5,21 @@ from typing import Any
 
 import click
 
-from sandkeep.cli.options import sandbox_argument
+from sandkeep.cli.options import PHASES, sandbox_argument
 from sandkeep.cli.output import working
 from sandkeep.cli.session import Session, pass_session
 
 
 @click.command()
 @sandbox_argument
-@click.option("--phase", "phases", metavar="P", multiple=True, help="Which (default: running); may be repeated.")
+@click.option(
+    "--phase",
+    "phases",
+    metavar="P",
+    type=click.Choice((*PHASES, "deleted")),
+    multiple=True,
+    help="Which (default: running); may be repeated.",
+)
 @click.option("--timeout", metavar="T", default="60", help="Give up after this time (default: 60s); exit code 8.")
 @pass_session
 def wait(session: Session, ref: str, phases: Sequence[Any], timeout: str) -> None:

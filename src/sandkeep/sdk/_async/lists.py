@@ -34,7 +34,7 @@ async def pages(transport: AsyncTransport, path: str, query: Query | None = None
 
 async def feed(transport: AsyncTransport, path: str, after: int | None, follow: bool) -> AsyncIterator[dict[str, Any]]:
     """Events after the given seq. With `follow` it never ends: a broken connection is made anew for up to 5 minutes,
-    and no event is lost or told twice."""
+    and no event is lost or told twice. A first connection that cannot be made fails as any other call does."""
     if not follow:
         while True:
             query = {"limit": _PAGE} if after is None else {"limit": _PAGE, "after": after}
@@ -46,17 +46,18 @@ async def feed(transport: AsyncTransport, path: str, after: int | None, follow: 
                 return
     waits = delays(first=0.1, cap=5.0)
     broken_since: float | None = None
+    connected = False
     while True:
         try:
             async for line in lines(transport, path, {"follow": "true"} | ({} if after is None else {"after": after})):
-                broken_since, waits = None, delays(first=0.1, cap=5.0)
+                connected, broken_since, waits = True, None, delays(first=0.1, cap=5.0)
                 if line.strip():
                     item = json.loads(line)
                     after = int(item["seq"])
                     yield item
         except errors.Unavailable:
             broken_since = broken_since or time.monotonic()
-            if time.monotonic() - broken_since > _PATIENCE:
+            if not connected or time.monotonic() - broken_since > _PATIENCE:
                 raise
         await async_sleep(next(waits))
 
