@@ -44,7 +44,14 @@ def reader(instance: Instance, folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("page", HOWTOS, ids=lambda page: page.stem)
+SHORT = {"README", "sandboxes", "pause", "exec"}
+"""Run each time; the others with `make test-all`."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[] if page.stem in SHORT else [pytest.mark.long], id=page.stem) for page in HOWTOS],
+)
 def test_it_works_as_written(page: Path, based: Instance, tmp_path: Path) -> None:
     based.ensure_up()
     work = tmp_path / "work"

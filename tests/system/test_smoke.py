@@ -1,8 +1,7 @@
 """One of everything on both runtimes, so that a broken build shows itself first."""
 
-from support.instance import Instance
-
 from sandkeep.sdk import Client, Sandbox
+from support.instance import Instance
 
 
 def test_create_exec_delete(client: Client, runtime: str, instance: Instance) -> None:

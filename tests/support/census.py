@@ -1,0 +1,146 @@
+"""What an instance has on its host, counted from outside: for tests that nothing is left behind."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+from support.instance import Instance, until
+
+_DAEMONS = {"runner": "run/runner.pid", "server": "run/server/server.pid", "keeper": "run/keeper.pid"}
+
+
+_OURS = re.compile(r"[a-z0-9]+v[0-9]+")
+"""A sandbox's link, which the kernel reaps a moment after its namespace."""
+
+
+def census(instance: Instance) -> dict[str, list[str]]:
+    """Kind of thing -> names. Daemons run in the network namespace of the tests, so links and tables are theirs."""
+    return {
+        "processes": _processes(instance),
+        "mounts": [line.split()[4] for line in _lines("/proc/self/mountinfo") if str(instance.root) in line],
+        "namespaces": sorted(os.listdir(instance.root / "run/netns")),
+        "links": sorted(name for _, name in socket.if_nameindex()),
+        "loops": [
+            file.parent.parent.name
+            for file in Path("/sys/block").glob("loop*/loop/backing_file")
+            if str(instance.root) in file.read_text()
+        ],
+        "groups": sorted({path.name for path in Path("/sys/fs/cgroup").rglob(f"*sandkeep-{instance.name}*/**/")}),
+        "firewall": _firewall(),
+        "files": _files(instance),
+        "descriptors": [f"{name} {count}" for name, count in _descriptors(instance).items()],
+    }
+
+
+def settled_census(instance: Instance) -> dict[str, list[str]]:
+    """Once what earlier tests deleted is gone in the background, too."""
+    seen = [census(instance)]
+
+    def steady() -> bool:
+        seen.append(census(instance))
+        return seen[-1] == seen[-2] and not any(_OURS.fullmatch(name) for name in seen[-1]["links"])
+
+    until(steady, 30, wait=0.5)
+    return seen[-1]
+
+
+def same_again(instance: Instance, before: dict[str, list[str]], timeout: float = 30.0) -> None:
+    """Descriptors may be fewer; everything else is as it was, once deletions in the background have ended."""
+    left: dict[str, object] = {}
+
+    def settled() -> bool:
+        now = census(instance)
+        left.clear()
+        for kind, names in before.items():
+            if kind == "descriptors":
+                more = [f"{name} (was {was})" for name, was in zip(now[kind], names, strict=True) if _more(name, was)]
+                if more:
+                    left[kind] = more
+            elif now[kind] != names:
+                left[kind] = {"more": _without(now[kind], names), "less": _without(names, now[kind])}
+        return not left
+
+    try:
+        until(settled, timeout, wait=0.3)
+    except AssertionError:
+        raise AssertionError(f"left behind: {json.dumps(left, indent=1)}") from None
+
+
+def _more(now: str, before: str) -> bool:
+    return int(now.split()[1]) > int(before.split()[1])
+
+
+def _without(names: list[str], others: list[str]) -> list[str]:
+    rest = list(names)
+    for name in others:
+        if name in rest:
+            rest.remove(name)
+    return rest
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _processes(instance: Instance) -> list[str]:
+    """Those that name the instance's folders, or are in its control groups."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            groups = (folder / "cgroup").read_text()
+        except OSError:
+            continue
+        if (
+            str(instance.root) in command or f"sandkeep-{instance.name}/" in groups
+        ) and "sandkeep.cli.main" not in command:
+            found.append(command[:200])
+    return sorted(found)
+
+
+def _firewall() -> list[str]:
+    done = subprocess.run(["nft", "-j", "list", "ruleset"], capture_output=True, text=True, check=True)
+    found = []
+    for item in json.loads(done.stdout)["nftables"]:
+        ((kind, body),) = item.items()
+        if kind == "metainfo":
+            continue
+        text = json.dumps({key: value for key, value in body.items() if key != "handle"}, sort_keys=True)
+        found.append(f"{kind} {text}" if "counter" not in text else f"{kind} {body.get('table')} {body.get('chain')}")
+    return sorted(found)
+
+
+def _files(instance: Instance) -> list[str]:
+    """All below run and data but what is inside disks, and the database's own scratch files."""
+    found = []
+    for top in ("run", "data"):
+        for folder, folders, files in os.walk(instance.root / top):
+            here = Path(folder).relative_to(instance.root)
+            if here.parts[:3] == ("data", "pool", "templates"):
+                folders.clear()
+                continue
+            found += [str(here / name) for name in files if not name.startswith("sandkeep.db-")]
+            found += [f"{here / name}/" for name in folders]
+    return sorted(found)
+
+
+def quota_groups(instance: Instance) -> list[str]:
+    """One for each sandbox; those of deleted ones are swept every so many deletions, and when the runner starts."""
+    pool = str(instance.root / "data/pool")
+    subprocess.run(["btrfs", "filesystem", "sync", pool], check=True, capture_output=True)
+    subprocess.run(["btrfs", "subvolume", "sync", pool], check=True, capture_output=True, timeout=60)
+    done = subprocess.run(["btrfs", "qgroup", "show", pool], check=True, capture_output=True, text=True)
+    return sorted(line.split()[0] for line in done.stdout.splitlines() if line.startswith("1/"))
+
+
+def _descriptors(instance: Instance) -> dict[str, int]:
+    found = {}
+    for name, file in _DAEMONS.items():
+        pid = int((instance.root / file).read_text())
+        found[name] = len(os.listdir(f"/proc/{pid}/fd"))
+    return found
