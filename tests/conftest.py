@@ -14,12 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from sandkeep.sdk import Client
 from support import netns
 from support.instance import Instance, client_of
+from support.ledger import Ledger
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any thread is started: nothing that the tests send can leave this host."""
     if os.geteuid() == 0 and not config.option.collectonly:
         netns.private_network()
+    if os.environ.get("SANDKEEP_TESTS") == "all":
+        config.pluginmanager.register(Ledger(), "ledger")
 
 
 def _lacks(what: str) -> str | None:
