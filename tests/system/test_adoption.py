@@ -211,9 +211,9 @@ class Trial:
             pid = self.instance.pid(victim)
             if pid:
                 os.kill(pid, signal.SIGKILL)
+        self.instance.ensure_up()  # at once: the client tries again meanwhile
         thread.join(60)
         assert not thread.is_alive(), f"{self.verb} never came back"
-        self.instance.ensure_up()
         self.check()
 
     def check(self) -> None:
