@@ -134,7 +134,7 @@ class Machine:
         self.bundle.mkdir(parents=True)
         (self.bundle / "config.json").write_text(json.dumps(oci))
         (self.bundle / "meminfo").write_text(command.meminfo(self.plan.limits.memory))
-        (self.bundle / "fstab").write_text(command.fstab(self.bundle / "meminfo", self.agent))
+        (self.bundle / "fstab").write_text(command.fstab(self.bundle / "meminfo", self.plan.agent))
         self.make_group()
 
     def make_group(self) -> None:
