@@ -84,7 +84,9 @@ async def test_a_pause_that_fails_leaves_it_running_and_says_why(local: LocalPla
     assert {c["kind"]: c["value"] for c in shown["conditions"]}["MemorySavable"] is False
     assert "deleted file" in shown["reason"]
     assert not next(iter(local.kernels[RuntimeKind.GVISOR].machines.values())).frozen
-    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/exec", json={"command": "echo on"})).status_code == 200
+    assert (
+        await local.http.post(f"/v1/sandboxes/{sandbox['id']}/exec", json={"command": "echo on"})
+    ).status_code == 200
     assert (await local.disks.contents()).generations == {}
 
 
@@ -222,7 +224,9 @@ async def test_a_fact_survives_the_death_of_the_node(local: LocalPlatform) -> No
     operation = local.parts.records.sandboxes[sandbox["id"]]
     assert operation.phase == "running"
     await local.restart_node()
-    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/exec", json={"command": "echo hi"})).json()["stdout"] == "hi\n"
+    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/exec", json={"command": "echo hi"})).json()[
+        "stdout"
+    ] == "hi\n"
     assert (await local.node.fsck())["findings"] == []
 
 
