@@ -41,6 +41,7 @@ from sandkeep.drivers.runtime.runc import state as runc_state
 from sandkeep.drivers.runtime.runsc import build, command, control
 from sandkeep.drivers.runtime.runsc import state as runsc_state
 from support.instance import Instance
+from support.machines import program
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ class Bare:
     def __init__(self, instance: Instance, runtime: str, loop: asyncio.Runner, memory: int = 256 * MIB) -> None:
         data = instance.root / "data"
         self.gvisor = runtime == "gvisor"
-        self.binary = _program("runsc" if self.gvisor else "runc")
+        self.binary = program("runsc" if self.gvisor else "runc")
         self.run = loop.run
         self.limits = Limits(memory=memory)
         self.disks = data / "pool" / "bench"
@@ -323,9 +324,3 @@ def _reap(pid: int) -> None:
             pass
     except ChildProcessError:
         pass
-
-
-def _program(name: str) -> Path:
-    found = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    assert found, f"{name} is not installed"
-    return Path(found)

@@ -35,7 +35,10 @@ def _checked(result: int, what: str) -> None:
 
 
 def program(name: str) -> Path:
-    found = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    """The host's, else the runsc that setup fetched."""
+    fetched = sorted(str(folder) for folder in Path("/opt/sandkeep/runtimes").glob("runsc-*"))
+    places = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", *fetched]
+    found = shutil.which(name, path=":".join(places))
     assert found, f"{name} is not installed"
     return Path(found)
 
