@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what the tests need and runs them (see the Makefile). `make up` before it or beside it changes nothing.
+# `scripts/test.sh test ARGUMENTS` hands pytest its arguments; SANDKEEP_TEST_HOME: where to install, for a second checkout.
 set -eu
 cd "$(dirname "$0")/.."
-home=/opt/sandkeep/test
+home=${SANDKEEP_TEST_HOME:-/opt/sandkeep/test}
 say() { printf 'test: %s\n' "$*" >&2; }
 [ "$(id -u)" = 0 ] || { say "this needs root: run it with sudo"; exit 1; }
 
@@ -51,10 +52,12 @@ check) check ;;
 bench) shift; exec python tests/bench/run.py "$@" ;;
 reference) python scripts/reference.py ;;
 *)
+    [ $# = 0 ] || shift
     say "preparing the cached test template"
     (cd tests && python -m support.instance test base >/dev/null)
     REQUIRED=${REQUIRED:-btrfs,gvisor,runc,mmdebstrap}
     export REQUIRED
-    exec python -m pytest tests "$@"
+    [ $# != 0 ] || set -- tests
+    exec python -m pytest "$@"
     ;;
 esac

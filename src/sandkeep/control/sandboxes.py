@@ -95,10 +95,7 @@ class Sandboxes:
     async def get(self, project_id: str, reference: str) -> Sandbox:
         """By id or name. Raises NotFound."""
         async with self._events.change() as ledger:
-            found = await store.get(ledger.transaction, project_id, reference)
-        if found is None:
-            raise NotFound(f"there is no sandbox {reference[:64]!r}", hint="sandkeep list shows yours")
-        return found
+            return await _find(ledger, project_id, reference)
 
     async def page(
         self,
@@ -318,18 +315,18 @@ class Sandboxes:
 
     async def update(self, project_id: str, reference: str, changes: Changes) -> Sandbox:
         """Limits take effect on the running machine; a changed lifetime counts from now."""
-        async with self._locks[(await self.get(project_id, reference)).id]:
-            sandbox = await self.get(project_id, reference)
-            spec = _changed(sandbox.spec, changes)
-            spec.check()
-            if spec.limits.disk < sandbox.spec.limits.disk:
-                raise InvalidArgument(
-                    "a disk cannot shrink", hint="create a smaller sandbox and copy the files", field="disk"
-                )
-            epoch = sandbox.epoch + 1
-            operation = OperationRef(new_id(IdKind.OPERATION), epoch)
-            intent = replace(sandbox, epoch=epoch, operation=operation.id)
+        async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
+                sandbox = await _find(ledger, project_id, sandbox_id)
+                spec = _changed(sandbox.spec, changes)
+                spec.check()
+                if spec.limits.disk < sandbox.spec.limits.disk:
+                    raise InvalidArgument(
+                        "a disk cannot shrink", hint="create a smaller sandbox and copy the files", field="disk"
+                    )
+                epoch = sandbox.epoch + 1
+                operation = OperationRef(new_id(IdKind.OPERATION), epoch)
+                intent = replace(sandbox, epoch=epoch, operation=operation.id)
                 await self._save(ledger, intent, sandbox.epoch)
             await self._runner.update(operation, sandbox.id, spec.limits, spec.lifetime, spec.labels)
             now = self._clock.now()
@@ -447,6 +444,20 @@ class Sandboxes:
 
     # -- the frame around every change
 
+    @asynccontextmanager
+    async def _held(self, project_id: str, reference: str) -> AsyncIterator[str]:
+        """Its turn to be changed, by id. An id is taken as it is: whether there is such a sandbox, and whether it is the
+        caller's, is seen under the lock, in the transaction that changes it."""
+        sandbox_id = reference if is_id(reference, IdKind.SANDBOX) else (await self.get(project_id, reference)).id
+        lock = self._locks[sandbox_id]
+        async with lock:
+            try:
+                yield sandbox_id
+            except NotFound:
+                if not lock.statistics().tasks_waiting:
+                    self._locks.pop(sandbox_id, None)
+                raise
+
     async def _change(
         self,
         project_id: str,
@@ -457,17 +468,16 @@ class Sandboxes:
         settled: Callable[[Sandbox], bool],
         act: Callable[[Sandbox, OperationRef], Awaitable[Observed]],
     ) -> Sandbox:
-        sandbox_id = (await self.get(project_id, reference)).id
-        async with self._locks[sandbox_id]:
-            sandbox = await self.get(project_id, sandbox_id)
-            if sandbox.status.phase is Phase.DELETING:
-                raise NotFound("it is being deleted")
-            if settled(sandbox):
-                return sandbox
-            operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
-            status = replace(sandbox.status, phase=during, since=self._clock.now(), reason="asked for")
-            intent = replace(sandbox, status=status, epoch=operation.epoch, operation=operation.id)
+        async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
+                sandbox = await _find(ledger, project_id, sandbox_id)
+                if sandbox.status.phase is Phase.DELETING:
+                    raise NotFound("it is being deleted")
+                if settled(sandbox):
+                    return sandbox
+                operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
+                status = replace(sandbox.status, phase=during, since=self._clock.now(), reason="asked for")
+                intent = replace(sandbox, status=status, epoch=operation.epoch, operation=operation.id)
                 await self._save(ledger, intent, sandbox.epoch)
                 await ledger.tell(begun, project_id, sandbox.id)
             try:
@@ -544,6 +554,14 @@ class Sandboxes:
         async with self._events.change() as ledger:
             if await store.save(ledger.transaction, replace(sandbox, expires_at=None), sandbox.epoch):
                 await ledger.tell(EventKind.SANDBOX_EXPIRED, sandbox.project_id, sandbox.id, "its lifetime ended")
+
+
+async def _find(ledger: Ledger, project_id: str, reference: str) -> Sandbox:
+    """By id or name. Raises NotFound."""
+    found = await store.get(ledger.transaction, project_id, reference)
+    if found is None:
+        raise NotFound(f"there is no sandbox {reference[:64]!r}", hint="sandkeep list shows yours")
+    return found
 
 
 def _expiry(now: float, lifetime: Lifetime) -> float | None:
