@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandkeep.domain.event import Event, EventKind
 from sandkeep.store.tables import events as table
 
+_ADD = insert(table)
+
 
 async def add(
     connection: AsyncConnection,
@@ -19,9 +21,8 @@ async def add(
     reason: str,
     data: dict[str, Any],
 ) -> Event:
-    done = await connection.execute(
-        insert(table).values(project_id=project_id, at=at, kind=str(kind), subject=subject, reason=reason, data=data)
-    )
+    row = {"project_id": project_id, "at": at, "kind": str(kind), "subject": subject, "reason": reason, "data": data}
+    done = await connection.execute(_ADD, row)
     assert done.inserted_primary_key is not None
     return Event(done.inserted_primary_key[0], project_id, at, kind, subject, reason, data)
 

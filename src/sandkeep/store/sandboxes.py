@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,6 +24,21 @@ from sandkeep.domain.sandbox import (
     Status,
 )
 from sandkeep.store.tables import sandboxes as table
+
+# The statements of every request are made once: to build one anew costs SQLAlchemy more than the database needs for it.
+_ADD = insert(table)
+_SAVE = (
+    update(table)
+    .where(table.c.id == bindparam("_id"), table.c.epoch == bindparam("_epoch"))
+    .values({column.name: bindparam(column.name) for column in table.c})
+)
+_GET = select(table).where(
+    table.c.project_id == bindparam("_project"),
+    or_(table.c.id == bindparam("_reference"), table.c.name == bindparam("_reference")),
+)
+_BY_ID = select(table).where(table.c.id == bindparam("_id"))
+_REMOVE = delete(table).where(table.c.id == bindparam("_id"))
+_EXPIRED = select(table).where(table.c.expires_at <= bindparam("_now"))
 
 
 def _row(sandbox: Sandbox) -> dict[str, Any]:
@@ -92,39 +107,31 @@ def _sandbox(row: Any) -> Sandbox:
 async def add(connection: AsyncConnection, sandbox: Sandbox) -> None:
     """Raises AlreadyExists when the name is taken."""
     try:
-        await connection.execute(insert(table).values(_row(sandbox)))
+        await connection.execute(_ADD, _row(sandbox))
     except IntegrityError as error:
         raise AlreadyExists(f"a sandbox named {sandbox.name} exists") from error
 
 
 async def save(connection: AsyncConnection, sandbox: Sandbox, expected_epoch: int) -> bool:
     """Write all of it, if nobody has begun another operation since `expected_epoch`. False: somebody has."""
-    done = await connection.execute(
-        update(table).where(table.c.id == sandbox.id, table.c.epoch == expected_epoch).values(_row(sandbox))
-    )
+    done = await connection.execute(_SAVE, {**_row(sandbox), "_id": sandbox.id, "_epoch": expected_epoch})
     return done.rowcount == 1
 
 
 async def get(connection: AsyncConnection, project_id: str, reference: str) -> Sandbox | None:
     """By id or by name, within the project."""
-    row = (
-        await connection.execute(
-            select(table).where(
-                table.c.project_id == project_id, or_(table.c.id == reference, table.c.name == reference)
-            )
-        )
-    ).first()
+    row = (await connection.execute(_GET, {"_project": project_id, "_reference": reference})).first()
     return _sandbox(row) if row else None
 
 
 async def by_id(connection: AsyncConnection, sandbox_id: str) -> Sandbox | None:
-    row = (await connection.execute(select(table).where(table.c.id == sandbox_id))).first()
+    row = (await connection.execute(_BY_ID, {"_id": sandbox_id})).first()
     return _sandbox(row) if row else None
 
 
 async def remove(connection: AsyncConnection, sandbox_id: str) -> bool:
     """False: somebody has removed it."""
-    return (await connection.execute(delete(table).where(table.c.id == sandbox_id))).rowcount == 1
+    return (await connection.execute(_REMOVE, {"_id": sandbox_id})).rowcount == 1
 
 
 async def page(
@@ -159,7 +166,7 @@ async def everywhere(connection: AsyncConnection) -> list[Sandbox]:
 
 
 async def expired(connection: AsyncConnection, now: float) -> list[Sandbox]:
-    rows = await connection.execute(select(table).where(table.c.expires_at <= now))
+    rows = await connection.execute(_EXPIRED, {"_now": now})
     return [_sandbox(row) for row in rows]
 
 
