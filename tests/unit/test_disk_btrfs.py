@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sandkeep.drivers.disk.btrfs.groups import recorded
 from sandkeep.drivers.disk.btrfs.pool import Pool, PoolSettings, default_size, why_no_btrfs
 from sandkeep.lib import process
 from support.disks import MB, POOL_SIZE, Bench, bench, fill, pool_settings, remains
+from support.instance import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.requires("btrfs")]
 
@@ -230,6 +232,26 @@ async def test_a_pool_in_use_is_not_closed(on: Bench) -> None:
         with pytest.raises(Busy):
             await _pool(on).close()
     assert (await on.disks.contents()).disks == {sandbox: sandbox}
+
+
+async def test_a_mount_namespace_of_somebody_elses_does_not_hinder_closing(
+    on: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template build of another instance has one for minutes."""
+    monkeypatch.setattr("sandkeep.drivers.disk.btrfs.pool._LOOP_GONE_WITHIN", 0.1)
+    begun = on.work / "begun"
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"touch {begun}; exec sleep 60"]
+    )
+    try:
+        until(begun.exists)
+        assert await _pool(on).close() is False
+        assert mounts.mounted_at(on.work / "pool") is None
+    finally:
+        holder.kill()
+        holder.wait()
+    until(lambda: mounts.loop_of(on.work / "pool.img") is None)
+    await on.disks.open()
 
 
 async def test_an_image_that_is_attached_already_is_not_attached_twice(tmp_path: Path) -> None:

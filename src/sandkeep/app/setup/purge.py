@@ -48,6 +48,10 @@ async def purge(settings: Settings, say: Say) -> None:
             problems.append(error)
             say(f"{what}: {error}")
 
+    async def close_pool() -> None:
+        if not await wiring.make_disks(settings).close():
+            say("another program holds a copy of the pool's mount: its room comes back when that program ends")
+
     say("stopping the daemons")
     await step("daemons", lambda: stop_daemons(settings))
     say("ending machines and networks")
@@ -65,7 +69,7 @@ async def purge(settings: Settings, say: Say) -> None:
     await step("resolver", lambda: _stop_resolver(settings))
     await step("firewall", lambda: run_sync(remove_accept_rule, open_nft(), wiring.network_settings(settings)))
     say("removing the pool and all data")
-    await step("pool", lambda: wiring.make_disks(settings).close())
+    await step("pool", close_pool)
     known = changes.noted(settings)
     if not problems:
         for folder in (settings.data_folder, settings.run_folder, settings.log_folder):

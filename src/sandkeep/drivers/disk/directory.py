@@ -57,8 +57,9 @@ class DirectoryDisks:
             raise Unavailable(f"The pool cannot be opened: {error.strerror}", path=str(self._layout.pool)) from error
         self.capabilities = replace(self.capabilities, copy_on_write=reflinks)
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Nothing is held."""
+        return True
 
     async def space(self) -> PoolSpace:
         found = os.statvfs(self._layout.pool)

@@ -31,8 +31,9 @@ class FakeDisks:
         for name in ("templates", "unsealed", "disks", "generations"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Nothing is held."""
+        return True
 
     async def space(self) -> PoolSpace:
         return PoolSpace(total=_TOTAL, free=0 if self.full else _TOTAL // 2)

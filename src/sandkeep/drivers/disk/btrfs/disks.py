@@ -51,9 +51,9 @@ class BtrfsDisks:
         await self._run(self._layout.make)
         await self._run(self._tidy_groups)
 
-    async def close(self) -> None:
-        """Unmount the pool. Raises Busy while something uses it. Only for tests and purge: daemons leave it mounted."""
-        await self.pool.close()
+    async def close(self) -> bool:
+        """Unmount the pool; see Pool.close. Only for tests and purge: daemons leave it mounted."""
+        return await self.pool.close()
 
     async def space(self) -> PoolSpace:
         return await self._run(self._space)

@@ -207,14 +207,15 @@ class Pool:
         if found.f_blocks * found.f_frsize + _MIB <= mounts.device_size(device):
             ioctl.resize_to_device(self.folder)
 
-    async def close(self) -> None:
-        """Unmount, and wait until the loop device is free. Raises Busy while something uses the pool. What an operator
-        mounted himself stays mounted."""
+    async def close(self) -> bool:
+        """Unmount, and wait until the loop device is free. False: somebody's mount namespace (a template build, another
+        instance's start) still holds a copy of the mount, and with it the room of the image until it ends. Raises Busy
+        while something uses the pool. What an operator mounted himself stays mounted."""
         if self.settings.image is None and self.settings.device is None:
-            return
-        await anyio.to_thread.run_sync(self._close)
+            return True
+        return await anyio.to_thread.run_sync(self._close)
 
-    def _close(self) -> None:
+    def _close(self) -> bool:
         if mounts.mounted_at(self.folder) is not None:
             try:
                 mounts.unmount(self.folder)
@@ -226,8 +227,9 @@ class Pool:
         deadline = time.monotonic() + _LOOP_GONE_WITHIN
         while self.settings.image is not None and mounts.loop_of(self.settings.image) is not None:
             if time.monotonic() > deadline:
-                raise Busy("Another mount namespace still uses the pool", path=str(self.folder))
+                return False
             time.sleep(0.01)
+        return True
 
 
 def _size_file(fd: int, size: int, sparse: bool) -> None:

@@ -3,15 +3,26 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
+
+_HEAD = re.compile(rb'\{"id":"[a-z0-9-]+","init_process_pid":(\d+),"init_process_start":(\d+),')
+"""How runc writes it, its own few values first: to parse the rest, the whole configuration, takes half a millisecond."""
+_HEAD_SIZE = 512
 
 
 def init_pid(root: Path, machine_id: str) -> int | None:
     """The first process; None when there is no state, or the process of that id is another one by now."""
     try:
-        state = json.loads((root / machine_id / "state.json").read_text())
-        pid, started = int(state["init_process_pid"]), int(state["init_process_start"])
+        with open(root / machine_id / "state.json", "rb") as file:
+            head = file.read(_HEAD_SIZE)
+            found = _HEAD.match(head)
+            if found:
+                pid, started = int(found[1]), int(found[2])
+            else:
+                state = json.loads(head + file.read())
+                pid, started = int(state["init_process_pid"]), int(state["init_process_start"])
         return pid if _start(pid) == started else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
