@@ -500,7 +500,8 @@ def view_of(sandbox_id: str, name: str | None, **fields: Any) -> dict[str, Any]:
         "trust": "trusted code only" if runtime == "runc" else "untrusted code",
         "persistence": "volume", "cpus": 2.0, "memory": 1 << 30, "disk": 8 << 30, "pids": 4096, "env": {},
         "labels": {}, "network": "internet", "ttl": None, "on_expiry": "default", "expires_at": None,
-        "pause_or_disk": False, "phase": "running", "hold": None, "reason": "asked", "since": NOW,
+        "pause_or_disk": False, "on_failure": "restart", "failures": 0, "restart_at": None,
+        "phase": "running", "hold": None, "reason": "asked", "since": NOW,
         "conditions": [{"kind": "GuestReady", "value": True, "reason": "answers", "at": NOW}],
         "created_at": NOW, "updated_at": NOW,
     } | fields  # fmt: skip

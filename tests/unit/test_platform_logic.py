@@ -117,7 +117,7 @@ async def test_a_resume_that_fails_leaves_it_paused(local: LocalPlatform) -> Non
 
 @pytest.mark.parametrize("persistence", ["volume", "full"])
 async def test_a_machine_that_dies_leaves_a_stopped_sandbox(local: LocalPlatform, persistence: str) -> None:
-    sandbox = await create(local, persistence=persistence)
+    sandbox = await create(local, persistence=persistence, on_failure="stop")
     machine = next(iter(local.kernels[RuntimeKind.GVISOR].machines))
     local.runtimes[RuntimeKind.GVISOR].die(machine, oom=True)
     shown = await phase_becomes(local, sandbox, "stopped")
@@ -137,7 +137,7 @@ async def test_an_ephemeral_one_goes_with_its_machine(local: LocalPlatform) -> N
 
 
 async def test_a_machine_that_dies_while_the_node_is_away(local: LocalPlatform) -> None:
-    kept = await create(local, persistence="volume")
+    kept = await create(local, persistence="volume", on_failure="stop")
     gone = await create(local, persistence="ephemeral")
     await local.kill_node()
     for machine in list(local.kernels[RuntimeKind.GVISOR].machines):

@@ -40,6 +40,8 @@ def _against_database(settings: Settings, records: dict[str, Any]) -> list[dict[
         if record is None and phase not in TRANSITIONAL and phase != Phase.FAILED:
             detail = f"the server says {phase}, the node has no record"
             findings.append({"kind": "sandbox.unknown_to_node", "subject": sandbox_id, "detail": detail})
+        elif phase == Phase.FAILED and record is not None and record.phase is Phase.STOPPED:
+            continue  # to the node a sandbox that is left as it is (on_failure=leave) is a stopped one
         elif record is not None and phase not in TRANSITIONAL and record.phase != phase:
             detail = f"the server says {phase}, the node says {record.phase}"
             findings.append({"kind": "sandbox.disagreement", "subject": sandbox_id, "detail": detail})

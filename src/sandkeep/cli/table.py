@@ -6,6 +6,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "create": ("create:create", "Make a sandbox."),
         "list": ("listing:list_", "List sandboxes."),
         "show": ("show:show", "Show a sandbox, and why it is in its phase."),
+        "why": ("why:why", "Say what a sandbox is doing, why, and what you can do."),
         "update": ("update:update", "Change labels, sizes or lifetime."),
         "pause": ("lifecycle:pause", "Freeze a sandbox: memory and processes stay."),
         "resume": ("lifecycle:resume", "Go on with a paused sandbox."),

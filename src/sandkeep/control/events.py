@@ -60,6 +60,11 @@ class Events:
         async with self._database.transaction() as transaction:
             return await store.page(transaction, project_id, after=after, limit=limit, subject=subject)
 
+    async def latest(self, subject: str, limit: int) -> list[Event]:
+        """The last ones about it, oldest first."""
+        async with self._database.transaction() as transaction:
+            return await store.latest(transaction, subject, limit)
+
     async def follow(self, project_id: str, *, after: int, subject: str | None = None) -> AsyncIterator[Event | None]:
         """Events above `after` as they come; None about every 15 s of silence."""
         while True:

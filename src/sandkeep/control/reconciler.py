@@ -6,7 +6,9 @@ import anyio
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.runner import NodeInfo, Runner
+from sandkeep.control import settlement
 from sandkeep.control.events import Events
+from sandkeep.control.restarts import Restarter
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
 from sandkeep.domain.errors import SandkeepError
@@ -43,13 +45,16 @@ class Reconciler:
         self._runner = runner
         self._clock = clock
         self._default_project = default_project
+        self._late: set[str] = set()
         self.node: NodeInfo | None = None
+        self._restarter = Restarter(sandboxes, clock, lambda: self.node is not None)
 
     async def run(self) -> None:
         """Until cancelled: stay connected to the node, and look after timers and deadlines."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_connected)
             tasks.start_soon(self._timers)
+            tasks.start_soon(self._restarter.run)
 
     # -- the node
 
@@ -97,8 +102,12 @@ class Reconciler:
         if kind is None:
             return
         observed = await self._runner.show(sandbox.id)
-        if observed and not self._sandboxes.busy(sandbox.id) and observed.phase not in TRANSITIONAL:
-            await self._sandboxes.settle(sandbox, observed, kind)
+        if observed is None:
+            return
+        if self._sandboxes.busy(sandbox.id) or observed.phase in TRANSITIONAL:
+            self._late.add(sandbox.id)  # whoever changes it writes what the node says then, or the next round does
+        elif settlement.differs(sandbox, observed) and not await self._sandboxes.follow(sandbox, observed, kind):
+            self._late.add(sandbox.id)
 
     async def compare(self, *, first: bool) -> None:
         """Every sandbox in the store against the node. `first`: after a restart, when no change is under way here."""
@@ -116,7 +125,9 @@ class Reconciler:
     async def _settle(self, sandbox: Sandbox, observed: Observed | None, *, first: bool) -> None:
         phase = sandbox.status.phase
         age = self._clock.now() - sandbox.status.since
-        overdue = first or not 0 <= age < DEADLINES.get(phase, 0)
+        # The node has ended the change of this epoch, and nobody here waits for the answer.
+        ended = observed is not None and observed.epoch >= sandbox.epoch and observed.phase not in TRANSITIONAL
+        overdue = first or ended or not 0 <= age < DEADLINES.get(phase, 0)
         if phase is Phase.DELETING:  # acknowledged or not, it ends deleted; nothing under way holds it up
             if not self._sandboxes.deleting(sandbox.id):
                 await self._sandboxes.finish_delete(sandbox)
@@ -141,15 +152,27 @@ class Reconciler:
                     await self._lost(sandbox)
                 return
             if observed.phase not in TRANSITIONAL:
-                log("reconcile.acted", sandbox=sandbox.id, was=phase, now=observed.phase)
-                await self._sandboxes.settle(sandbox, observed)
+                await self._follow_node(sandbox, observed)
             return
         if observed is None:
             if phase is not Phase.FAILED:
                 await self._lost(sandbox)
-        elif observed.phase not in TRANSITIONAL and (observed.phase, observed.hold) != (phase, sandbox.status.hold):
-            log("reconcile.acted", sandbox=sandbox.id, was=phase, now=observed.phase)
-            await self._sandboxes.settle(sandbox, observed)
+        elif observed.phase not in TRANSITIONAL and settlement.differs(sandbox, observed):
+            await self._follow_node(sandbox, observed)
+
+    async def _follow_node(self, sandbox: Sandbox, observed: Observed) -> None:
+        if await self._sandboxes.follow(sandbox, observed):
+            log("reconcile.acted", sandbox=sandbox.id, was=sandbox.status.phase, now=observed.phase)
+
+    async def _catch_up(self) -> None:
+        """What could not be taken as it came, because the sandbox was being changed."""
+        for sandbox_id in list(self._late):
+            sandbox, observed = await self._sandboxes.by_id(sandbox_id), await self._runner.show(sandbox_id)
+            if sandbox is not None and observed is not None:
+                if self._sandboxes.busy(sandbox_id) or observed.phase in TRANSITIONAL:
+                    continue
+                await self._settle(sandbox, observed, first=False)
+            self._late.discard(sandbox_id)
 
     async def _lost(self, sandbox: Sandbox) -> None:
         reason = "the node has no record of it"
@@ -166,6 +189,8 @@ class Reconciler:
                 async with anyio.create_task_group() as tasks:
                     for sandbox in await self._sandboxes.expired():
                         tasks.start_soon(self._expire, sandbox)
+                if self.node is not None:
+                    await self._catch_up()
                 if self._clock.monotonic() - last >= _FULL_EVERY and self.node is not None:
                     last = self._clock.monotonic()
                     await self.compare(first=False)

@@ -4,12 +4,10 @@ One change at a time per sandbox, in the order they came; a delete cuts in. Ever
 the change it belongs to, so what was overtaken (by a delete, by another server) writes nothing.
 """
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -17,10 +15,12 @@ import anyio
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
+from sandkeep.control import settlement
+from sandkeep.control.changes import Changes, changed
+from sandkeep.control.creation import check_supported, expiry, intend
+from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
 from sandkeep.domain.errors import (
-    AlreadyExists,
-    Busy,
     Conflict,
     DeadlineExceeded,
     InvalidArgument,
@@ -33,50 +33,17 @@ from sandkeep.domain.errors import (
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, is_id, new_id
 from sandkeep.domain.names import check_name
-from sandkeep.domain.node import Endpoint, Observed, OperationRef, SandboxOnNode
+from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
+from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     Hold,
-    Lifetime,
-    Limits,
     Persistence,
     Phase,
     Sandbox,
     Spec,
-    Status,
-    differences,
 )
-from sandkeep.domain.template import TemplatePhase
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
-from sandkeep.store import templates as template_store
-
-_SETTLED_EVENT = {
-    Phase.RUNNING: EventKind.SANDBOX_STARTED,
-    Phase.PAUSED: EventKind.SANDBOX_PAUSED,
-    Phase.STOPPED: EventKind.SANDBOX_STOPPED,
-    Phase.FAILED: EventKind.SANDBOX_FAILED,
-}
-
-
-@dataclass(frozen=True)
-class Reached:
-    """A running sandbox and the way to its agent."""
-
-    id: str
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What an update asks to change; None leaves as is."""
-
-    labels: dict[str, str] | None = None
-    cpus: float | None = None
-    memory: int | None = None
-    disk: int | None = None
-    pids: int | None = None
-    lifetime: Lifetime | None = None
-    pause_or_disk: bool | None = None
 
 
 class Sandboxes:
@@ -87,8 +54,7 @@ class Sandboxes:
         self._clock = clock
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._deleting: dict[str, anyio.Event] = {}
-        self._reached: dict[tuple[str, str], Reached] = {}
-        self._addresses: dict[str, str] = {}
+        self._endpoints = Endpoints(guest)
 
     # -- looking
 
@@ -142,15 +108,10 @@ class Sandboxes:
         if name is not None:
             check_name(name)
         spec.check()
-        if spec.persistence is Persistence.SNAPSHOT:
-            raise Unsupported(
-                "persistence=snapshot is not available yet",
-                hint="use volume (the disk survives) or full (disk, memory and processes)",
-                field="persistence",
-            )
-        fingerprint = hashlib.sha256(json.dumps([name, asdict(spec)], sort_keys=True).encode()).hexdigest()
+        check_supported(spec)
         async with self._creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
-            sandbox, fresh = await self._intend(project_id, name, spec, idempotency_key, fingerprint)
+            async with self._events.change() as ledger:
+                sandbox, fresh = await intend(ledger, self._clock.now(), project_id, name, spec, idempotency_key)
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
                     return await self._settle_interrupted_create(sandbox), False
@@ -168,61 +129,6 @@ class Sandboxes:
             finally:
                 if not lock.statistics().tasks_waiting:
                     self._locks.pop(key, None)
-
-    async def _intend(
-        self, project_id: str, name: str | None, spec: Spec, key: str | None, fingerprint: str
-    ) -> tuple[Sandbox, bool]:
-        now = self._clock.now()
-        async with self._events.change() as ledger:
-            transaction = ledger.transaction
-            if key is not None:
-                before = await idempotency_store.get(transaction, project_id, key)
-                if before is not None:
-                    if before[0] != fingerprint:
-                        raise Conflict("this Idempotency-Key was used for another request", hint="use a fresh key")
-                    made = await store.get(transaction, project_id, before[1])
-                    if made is None:
-                        raise NotFound("what this Idempotency-Key made was deleted", hint="use a fresh key")
-                    _check_stays(made)
-                    return made, False
-            template = await template_store.get(transaction, project_id, spec.template)
-            if template is None or template.phase is not TemplatePhase.READY:
-                state = f"is {template.phase}" if template else "does not exist"
-                raise NotFound(
-                    f"template {spec.template[:64]!r} {state}", hint="sandkeep template list", field="template"
-                )
-            spec = replace(spec, template=template.id, template_name=template.name)
-            if name is not None:
-                existing = await store.get(transaction, project_id, name)
-                if existing is not None:
-                    _check_stays(existing)
-                    fields = differences(spec, existing.spec)
-                    if fields:
-                        raise AlreadyExists(
-                            f"a sandbox named {name} exists with another {', '.join(fields)}",
-                            hint="choose another name, or update or delete that one",
-                            fields=fields,
-                            existing=existing.id,
-                        )
-                    return existing, False
-            lifetime = spec.lifetime
-            sandbox = Sandbox(
-                id=new_id(IdKind.SANDBOX),
-                project_id=project_id,
-                name=name,
-                spec=spec,
-                status=Status(Phase.STARTING, reason="being created", since=now),
-                epoch=1,
-                created_at=now,
-                updated_at=now,
-                expires_at=_expiry(now, lifetime),
-                operation=new_id(IdKind.OPERATION),
-            )
-            await store.add(transaction, sandbox)
-            if key is not None:
-                await idempotency_store.add(transaction, project_id, key, fingerprint, sandbox.id, now)
-            await ledger.tell(EventKind.SANDBOX_CREATED, project_id, sandbox.id, name=name, template=spec.template_name)
-            return sandbox, True
 
     async def _create_on_node(self, sandbox: Sandbox) -> Sandbox:
         assert sandbox.operation is not None
@@ -249,15 +155,15 @@ class Sandboxes:
             if await store.remove(ledger.transaction, sandbox.id):
                 await idempotency_store.remove(ledger.transaction, sandbox.id)
                 await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
-        self._unreach(sandbox.id)
-        await self._hang_up(sandbox.id)
+        self._endpoints.forget(sandbox.id)
+        await self._endpoints.hang_up(sandbox.id)
 
     # -- changing
 
     async def pause(self, project_id: str, reference: str, hold: Hold, or_disk: bool | None) -> Sandbox:
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             fall_back = sandbox.spec.pause_or_disk if or_disk is None else or_disk
-            self._unreach(sandbox.id)
+            self._endpoints.forget(sandbox.id)
             if hold is Hold.DISK and sandbox.status.phase is Phase.RUNNING:
                 with suppress(SandkeepError):
                     await self._guest.hang_up((await self._runner.endpoint(sandbox.id)).address)
@@ -267,9 +173,13 @@ class Sandboxes:
             _check_pause(sandbox, hold)
             return sandbox.status.phase is Phase.PAUSED and sandbox.status.hold in (hold, Hold.DISK)
 
-        return await self._change(
-            project_id, reference, Phase.PAUSING, EventKind.SANDBOX_PAUSING, EventKind.SANDBOX_PAUSED, check, act
-        )
+        try:
+            return await self._change(
+                project_id, reference, Phase.PAUSING, EventKind.SANDBOX_PAUSING, EventKind.SANDBOX_PAUSED, check, act
+            )
+        except Conflict:
+            await self._call_off(project_id, reference)  # whoever wanted it paused does not want it started
+            raise
 
     async def resume(self, project_id: str, reference: str) -> Sandbox:
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
@@ -286,7 +196,7 @@ class Sandboxes:
 
     async def stop(self, project_id: str, reference: str) -> Sandbox:
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
-            self._unreach(sandbox.id)
+            self._endpoints.forget(sandbox.id)
             return await self._runner.stop(operation, sandbox.id)
 
         def check(sandbox: Sandbox) -> bool:
@@ -300,7 +210,9 @@ class Sandboxes:
             sandbox = replace(sandbox, status=replace(sandbox.status, phase=Phase.DELETED))
         return sandbox
 
-    async def start(self, project_id: str, reference: str) -> Sandbox:
+    async def start(self, project_id: str, reference: str, *, by_hand: bool = True) -> Sandbox:
+        """Not `by_hand`: a call needs it, and what is known of its failures stays."""
+
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             return await self._runner.start(operation, sandbox.id)
 
@@ -310,7 +222,34 @@ class Sandboxes:
             return sandbox.status.phase is Phase.RUNNING
 
         return await self._change(
-            project_id, reference, Phase.STARTING, EventKind.SANDBOX_STARTING, EventKind.SANDBOX_STARTED, check, act
+            project_id,
+            reference,
+            Phase.STARTING,
+            EventKind.SANDBOX_STARTING,
+            EventKind.SANDBOX_STARTED,
+            check,
+            act,
+            by_hand=by_hand,
+        )
+
+    async def start_again(self, sandbox: Sandbox) -> Sandbox:
+        """A planned restart, unless it was called off meanwhile. A try that fails plans the next one."""
+
+        async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
+            return await self._runner.start(operation, sandbox.id)
+
+        def check(current: Sandbox) -> bool:
+            return current.status.phase is not Phase.STOPPED or current.restarts != sandbox.restarts
+
+        return await self._change(
+            sandbox.project_id,
+            sandbox.id,
+            Phase.STARTING,
+            EventKind.SANDBOX_STARTING,
+            EventKind.SANDBOX_STARTED,
+            check,
+            act,
+            by_hand=False,
         )
 
     async def update(self, project_id: str, reference: str, changes: Changes) -> Sandbox:
@@ -318,7 +257,7 @@ class Sandboxes:
         async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
-                spec = _changed(sandbox.spec, changes)
+                spec = changed(sandbox.spec, changes)
                 spec.check()
                 if spec.limits.disk < sandbox.spec.limits.disk:
                     raise InvalidArgument(
@@ -330,8 +269,10 @@ class Sandboxes:
                 await self._save(ledger, intent, sandbox.epoch)
             await self._runner.update(operation, sandbox.id, spec.limits, spec.lifetime, spec.labels)
             now = self._clock.now()
-            expires = _expiry(now, spec.lifetime) if changes.lifetime else sandbox.expires_at
+            expires = expiry(now, spec.lifetime) if changes.lifetime else sandbox.expires_at
             updated = replace(intent, spec=spec, updated_at=now, expires_at=expires, operation=None)
+            if spec.on_failure is not OnFailure.RESTART:
+                updated = settlement.forgotten(updated)
             async with self._events.change() as ledger:
                 await self._save(ledger, updated, epoch)
                 await ledger.tell(EventKind.SANDBOX_UPDATED, project_id, sandbox.id)
@@ -348,7 +289,7 @@ class Sandboxes:
                 if await store.save(ledger.transaction, intent, sandbox.epoch):
                     await ledger.tell(EventKind.SANDBOX_DELETING, project_id, sandbox.id, reason)
                     break
-        self._unreach(sandbox.id)
+        self._endpoints.forget(sandbox.id)
         await self.finish_delete(intent)
 
     async def finish_delete(self, sandbox: Sandbox) -> None:
@@ -394,16 +335,14 @@ class Sandboxes:
 
     async def reach(self, project_id: str, reference: str, *, wake: bool) -> Reached:
         """The way to the agent of a running sandbox; wakes it when asked to. Raises Conflict, NotFound."""
-        known = self._reached.get((project_id, reference))
+        known = self._endpoints.get(project_id, reference)
         if known:
             return known
         sandbox = await self.get(project_id, reference)
         if sandbox.status.phase is not Phase.RUNNING:
             sandbox = await self._wake(sandbox, wake)
         reached = Reached(sandbox.id, await self._runner.endpoint(sandbox.id))
-        self._reached[(project_id, reference)] = reached
-        self._addresses[sandbox.id] = reached.endpoint.address
-        return reached
+        return self._endpoints.put(project_id, reference, reached)
 
     async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
         if not wake:
@@ -419,28 +358,23 @@ class Sandboxes:
                 return sandbox
             case Phase.PAUSED:
                 return await self.resume(sandbox.project_id, sandbox.id)
-            case Phase.STOPPED | Phase.FAILED:
-                return await self.start(sandbox.project_id, sandbox.id)
+            case Phase.STOPPED:
+                return await self.start(sandbox.project_id, sandbox.id, by_hand=False)
+            case Phase.FAILED:
+                raise Conflict(
+                    f"it is failed, and no call starts it: {sandbox.status.reason}",
+                    hint=f"start it: sandkeep start {sandbox.name or sandbox.id}",
+                    phase=sandbox.status.phase,
+                )
         raise Conflict(f"it is {sandbox.status.phase}", hint="wait for it: sandkeep wait", phase=sandbox.status.phase)
-
-    def _unreach(self, sandbox_id: str) -> None:
-        self._reached = {key: reached for key, reached in self._reached.items() if reached.id != sandbox_id}
-
-    async def _hang_up(self, sandbox_id: str) -> None:
-        """Its machine is gone: calls that wait for its agent must hear of it, since a machine that was killed says
-        nothing, and its connections would stay open for ever. (An address is not given again for ten minutes.)"""
-        address = self._addresses.pop(sandbox_id, None)
-        if address:
-            with suppress(SandkeepError):
-                await self._guest.hang_up(address)
 
     def unreach_all(self) -> None:
         """The node restarted: every endpoint is asked for anew."""
-        self._reached = {}
+        self._endpoints.forget_all()
 
     async def unreachable(self, reached: Reached) -> None:
         """A dial failed: forget the endpoint, so that the next try asks the node."""
-        self._unreach(reached.id)
+        self._endpoints.forget(reached.id)
 
     # -- the frame around every change
 
@@ -467,14 +401,19 @@ class Sandboxes:
         ended: EventKind,
         settled: Callable[[Sandbox], bool],
         act: Callable[[Sandbox, OperationRef], Awaitable[Observed]],
+        *,
+        by_hand: bool = True,
     ) -> Sandbox:
+        """`by_hand`: its owner asked, so that a restart that was planned is called off."""
         async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
                 if sandbox.status.phase is Phase.DELETING:
                     raise NotFound("it is being deleted")
                 if settled(sandbox):
-                    return sandbox
+                    return await self._without_plan(ledger, sandbox) if by_hand else sandbox
+                if by_hand:
+                    sandbox = settlement.forgotten(sandbox)
                 operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
                 status = replace(sandbox.status, phase=during, since=self._clock.now(), reason="asked for")
                 intent = replace(sandbox, status=status, epoch=operation.epoch, operation=operation.id)
@@ -506,23 +445,55 @@ class Sandboxes:
 
     async def settle(self, sandbox: Sandbox, observed: Observed, kind: EventKind | None = None, **data: Any) -> Sandbox:
         """Write what the node observed, unless a newer change has begun."""
-        now = self._clock.now()
-        status = Status(observed.phase, observed.hold, observed.reason, now, observed.conditions)
-        epoch = max(sandbox.epoch, observed.epoch)
-        settled = replace(sandbox, status=status, operation=None, updated_at=now, epoch=epoch)
-        told = _SETTLED_EVENT.get(observed.phase) if kind is None else kind
-        if kind in (EventKind.SANDBOX_PAUSED, EventKind.SANDBOX_RESUMED) and observed.phase is Phase.STOPPED:
-            told = EventKind.SANDBOX_STOPPED
         async with self._events.change() as ledger:
-            if not await store.save(ledger.transaction, settled, sandbox.epoch):
-                return sandbox
-            if told:
-                await ledger.tell(told, sandbox.project_id, sandbox.id, observed.reason, hold=observed.hold, **data)
-        if observed.phase is not Phase.RUNNING:
-            self._unreach(sandbox.id)
-            if observed.hold is not Hold.MEMORY:
-                await self._hang_up(sandbox.id)
+            settled = await self._write(ledger, sandbox, observed, kind, **data)
+        return await self._after(settled) if settled else sandbox
+
+    async def follow(self, seen: Sandbox, observed: Observed, kind: EventKind | None = None) -> bool:
+        """The same for what nobody here asked for. False: it is not any more as it was seen, so look again."""
+        async with self._events.change() as ledger:
+            current = await store.by_id(ledger.transaction, seen.id)
+            if current is None or (current.epoch, current.status, current.restarts) != (
+                seen.epoch,
+                seen.status,
+                seen.restarts,
+            ):
+                return False
+            settled = await self._write(ledger, current, observed, kind)
+        if settled:
+            await self._after(settled)
+        return True
+
+    async def _write(
+        self, ledger: Ledger, sandbox: Sandbox, observed: Observed, kind: EventKind | None, **data: Any
+    ) -> Sandbox | None:
+        done = settlement.settle(sandbox, observed, self._clock.now(), kind, **data)
+        if not await store.save(ledger.transaction, done.sandbox, sandbox.epoch):
+            return None
+        for told in done.events:
+            await ledger.tell(told.kind, sandbox.project_id, sandbox.id, told.reason, **told.data)
+        return done.sandbox
+
+    async def _after(self, settled: Sandbox) -> Sandbox:
+        if settled.status.phase is not Phase.RUNNING:
+            self._endpoints.forget(settled.id)
+            if settled.status.hold is not Hold.MEMORY:
+                await self._endpoints.hang_up(settled.id)
         return settled
+
+    async def _call_off(self, project_id: str, reference: str) -> None:
+        async with self._held(project_id, reference) as sandbox_id, self._events.change() as ledger:
+            await self._without_plan(ledger, await _find(ledger, project_id, sandbox_id))
+
+    async def _without_plan(self, ledger: Ledger, sandbox: Sandbox) -> Sandbox:
+        """Its owner wants it as it is."""
+        after = settlement.forgotten(sandbox)
+        if sandbox.restarts.next_at is not None:
+            reason = "the restart that was planned is called off"
+            await ledger.tell(EventKind.SANDBOX_STOPPED, sandbox.project_id, sandbox.id, reason)
+        if after != sandbox:
+            await self._save(ledger, after, sandbox.epoch)
+        return after
 
     async def _save(self, ledger: Ledger, sandbox: Sandbox, expected_epoch: int) -> None:
         if not await store.save(ledger.transaction, sandbox, expected_epoch):
@@ -550,9 +521,23 @@ class Sandboxes:
     async def forget(self, sandbox: Sandbox, reason: str) -> None:
         await self._forget(sandbox, reason)
 
-    async def clear_expiry(self, sandbox: Sandbox) -> None:
+    async def failing(self) -> list[Sandbox]:
+        """Those with ends that still count."""
         async with self._events.change() as ledger:
-            if await store.save(ledger.transaction, replace(sandbox, expires_at=None), sandbox.epoch):
+            return await store.failing(ledger.transaction)
+
+    async def forget_failures(self, seen: Sandbox) -> None:
+        """It has run for long enough."""
+        async with self._events.change() as ledger:
+            current = await store.by_id(ledger.transaction, seen.id)
+            if current and (current.epoch, current.status) == (seen.epoch, seen.status):
+                await store.save(ledger.transaction, settlement.forgotten(current), seen.epoch)
+
+    async def clear_expiry(self, sandbox: Sandbox) -> None:
+        """What its rule says was done; what runs no more is not started again either."""
+        after = replace(settlement.forgotten(sandbox), expires_at=None)
+        async with self._events.change() as ledger:
+            if await store.save(ledger.transaction, after, sandbox.epoch):
                 await ledger.tell(EventKind.SANDBOX_EXPIRED, sandbox.project_id, sandbox.id, "its lifetime ended")
 
 
@@ -562,33 +547,6 @@ async def _find(ledger: Ledger, project_id: str, reference: str) -> Sandbox:
     if found is None:
         raise NotFound(f"there is no sandbox {reference[:64]!r}", hint="sandkeep list shows yours")
     return found
-
-
-def _expiry(now: float, lifetime: Lifetime) -> float | None:
-    ends = [now + seconds for seconds in (lifetime.ttl, lifetime.grace) if seconds is not None]
-    return min(ends) if ends else None
-
-
-def _changed(spec: Spec, changes: Changes) -> Spec:
-    limits = Limits(
-        cpus=spec.limits.cpus if changes.cpus is None else changes.cpus,
-        memory=spec.limits.memory if changes.memory is None else changes.memory,
-        disk=spec.limits.disk if changes.disk is None else changes.disk,
-        pids=spec.limits.pids if changes.pids is None else changes.pids,
-    )
-    return replace(
-        spec,
-        limits=limits,
-        labels=spec.labels if changes.labels is None else changes.labels,
-        lifetime=changes.lifetime or spec.lifetime,
-        pause_or_disk=spec.pause_or_disk if changes.pause_or_disk is None else changes.pause_or_disk,
-    )
-
-
-def _check_stays(existing: Sandbox) -> None:
-    """Raises Busy when a create meets one that is about to be gone."""
-    if existing.status.phase is Phase.DELETING:
-        raise Busy("it is being deleted", hint="try again in a moment", retry_after=1)
 
 
 def _check_pause(sandbox: Sandbox, hold: Hold) -> None:

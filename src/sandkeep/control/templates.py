@@ -19,6 +19,7 @@ from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.names import check_name
 from sandkeep.domain.node import OperationRef, TemplateOnNode
+from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import Limits, Persistence, RuntimeKind, Spec
 from sandkeep.domain.template import Template, TemplatePhase
 from sandkeep.store import sandboxes as sandbox_store
@@ -100,6 +101,7 @@ class Templates:
             persistence=Persistence.VOLUME,
             limits=limits,
             labels={BUILD_LABEL: template.id},
+            on_failure=OnFailure.STOP,
         )
         assert self._tasks is not None
         self._tasks.start_soon(self._build, template, spec, step_timeout)

@@ -22,6 +22,9 @@ class EventKind(StrEnum):
     SANDBOX_EXPIRED = "sandbox.expired"
     SANDBOX_OUT_OF_MEMORY = "sandbox.out_of_memory"
     SANDBOX_EXITED = "sandbox.exited"
+    SANDBOX_MEMORY_LOST = "sandbox.memory_lost"
+    SANDBOX_RESTARTED = "sandbox.restarted"
+    SANDBOX_CRASH_LOOP = "sandbox.crash_loop"
     SANDBOX_DELETING = "sandbox.deleting"
     SANDBOX_DELETED = "sandbox.deleted"
     TEMPLATE_BUILD_STARTED = "template.build_started"
@@ -49,6 +52,9 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_EXPIRED: "Its lifetime ended, and what its persistence says was done.",
     EventKind.SANDBOX_OUT_OF_MEMORY: "Its memory limit was met; the reason names what was killed.",
     EventKind.SANDBOX_EXITED: "Its machine ended by itself, or was gone when the node came back.",
+    EventKind.SANDBOX_MEMORY_LOST: "Its machine ended with memory that was to be kept; the disk was kept.",
+    EventKind.SANDBOX_RESTARTED: "After its machine had ended by itself, it runs again from its disk.",
+    EventKind.SANDBOX_CRASH_LOOP: "It failed five times in a row; it is tried again ever more rarely.",
     EventKind.SANDBOX_DELETING: "A delete has begun.",
     EventKind.SANDBOX_DELETED: "Nothing of it is left.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",

@@ -28,7 +28,7 @@ class SandboxOnNode:
 @dataclass(frozen=True)
 class Observed:
     """One sandbox as the node sees it. `phase` is settled (running, paused, stopped, failed), or the -ing phase of an
-    operation under way."""
+    operation under way. `exited`: stopped because its machine, of that number, ended by itself; 0 when somebody asked."""
 
     id: str
     epoch: int
@@ -37,6 +37,7 @@ class Observed:
     reason: str = ""
     conditions: tuple[Condition, ...] = ()
     disk_used: int | None = None
+    exited: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.names import check_env, check_labels
 from sandkeep.domain.quantities import GIB, MIB, TIB, format_size
+from sandkeep.domain.restart import OnFailure, Restarts
 
 
 class Persistence(StrEnum):
@@ -67,7 +68,15 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.STOPPING: frozenset({Phase.STOPPED, Phase.RUNNING, Phase.PAUSED, Phase.FAILED, Phase.DELETING}),
     Phase.STOPPED: frozenset({Phase.STARTING, Phase.FAILED, Phase.DELETING}),
     Phase.FAILED: frozenset(
-        {Phase.STARTING, Phase.RESUMING, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.DELETING}
+        {
+            Phase.STARTING,
+            Phase.RESUMING,
+            Phase.RUNNING,
+            Phase.PAUSED,
+            Phase.STOPPING,
+            Phase.STOPPED,
+            Phase.DELETING,
+        }
     ),
     Phase.DELETING: frozenset({Phase.DELETED}),
     Phase.DELETED: frozenset(),
@@ -148,6 +157,7 @@ class Spec:
     network: NetworkMode = NetworkMode.INTERNET
     lifetime: Lifetime = field(default_factory=Lifetime)
     pause_or_disk: bool = False
+    on_failure: OnFailure = OnFailure.STOP
 
     def check(self) -> None:
         """Raises InvalidArgument for values that no host could satisfy."""
@@ -157,6 +167,16 @@ class Spec:
         check_labels(self.labels)
         if self.lifetime.grace is not None and self.persistence is not Persistence.EPHEMERAL:
             raise InvalidArgument("only an ephemeral sandbox can follow its client", field="grace")
+        if self.persistence is Persistence.EPHEMERAL and self.on_failure is not OnFailure.STOP:
+            raise InvalidArgument(
+                f"an ephemeral sandbox is deleted when its machine ends: on_failure={self.on_failure} cannot be",
+                hint="leave on_failure out, or choose persistence=volume",
+                field="on_failure",
+            )
+
+
+def default_on_failure(persistence: Persistence) -> OnFailure:
+    return OnFailure.STOP if persistence is Persistence.EPHEMERAL else OnFailure.RESTART
 
 
 def differences(asked: Spec, existing: Spec) -> list[str]:
@@ -175,6 +195,7 @@ def differences(asked: Spec, existing: Spec) -> list[str]:
         "ttl": (asked.lifetime.ttl, existing.lifetime.ttl),
         "on_expiry": (asked.lifetime.on_expiry, existing.lifetime.on_expiry),
         "pause_or_disk": (asked.pause_or_disk, existing.pause_or_disk),
+        "on_failure": (asked.on_failure, existing.on_failure),
     }
     return [name for name, (left, right) in fields.items() if left != right]
 
@@ -185,6 +206,8 @@ class ConditionKind(StrEnum):
     MEMORY_SAVABLE = "MemorySavable"
     CONNECTIONS_RESET = "ConnectionsReset"
     OUT_OF_MEMORY = "OutOfMemory"
+    MEMORY_LOST = "MemoryLost"
+    CRASH_LOOP = "CrashLoop"
 
 
 @dataclass(frozen=True)
@@ -207,9 +230,14 @@ class Status:
     since: float = 0.0
     conditions: tuple[Condition, ...] = ()
 
+    def condition(self, kind: ConditionKind) -> Condition | None:
+        return next((c for c in self.conditions if c.kind is kind), None)
+
     def with_condition(self, condition: Condition) -> "Status":
-        kept = tuple(c for c in self.conditions if c.kind is not condition.kind)
-        return replace(self, conditions=(*kept, condition))
+        return replace(self, conditions=(*self.without(condition.kind).conditions, condition))
+
+    def without(self, kind: ConditionKind) -> "Status":
+        return replace(self, conditions=tuple(c for c in self.conditions if c.kind is not kind))
 
 
 @dataclass(frozen=True)
@@ -226,6 +254,7 @@ class Sandbox:
     updated_at: float
     expires_at: float | None = None
     operation: str | None = None
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def may_follow(before: Phase, after: Phase) -> bool:

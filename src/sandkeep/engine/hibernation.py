@@ -30,7 +30,8 @@ async def pause_in_memory(parts: Parts, record: Record, entry: Entry) -> Record:
     assert record.machine is not None
     entry.step("machine.freeze")
     await parts.runtime(record.spec.runtime).freeze(record.machine)
-    return replace(record, phase=Phase.PAUSED, hold=Hold.MEMORY, reason="paused, memory kept resident")
+    paused = record.without_condition(ConditionKind.MEMORY_LOST)
+    return replace(paused, phase=Phase.PAUSED, hold=Hold.MEMORY, reason="paused, memory kept resident")
 
 
 async def resume_in_memory(parts: Parts, record: Record, entry: Entry) -> Record:
@@ -97,6 +98,7 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
         raise PauseFailed(f"the pause failed: {error}", hint=hint, connections_reset=reset) from error
     kept = Generation(generation, parts.clock.now(), checksums, image.requires)
     saved = record.with_condition(ConditionKind.MEMORY_SAVABLE, True, "the memory was saved", parts.clock.now())
+    saved = saved.without_condition(ConditionKind.MEMORY_LOST)
     return replace(saved, phase=Phase.PAUSED, hold=Hold.DISK, generation=kept, reason="paused to disk")
 
 

@@ -67,7 +67,21 @@ async def stop(parts: Parts, record: Record, entry: Entry) -> Record:
     record = await machine.end(parts, record)
     entry.step("disk.sync")
     await parts.disks.sync()
-    return replace(record, phase=Phase.STOPPED, hold=None, reason="stopped")
+    stopped = replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0)
+    return stopped.without_condition(ConditionKind.MEMORY_LOST)
+
+
+def ended(record: Record, what: str, now: float) -> Record:
+    """Stopped, and nobody had asked for it; `what`: how its machine went. One that was held in memory did not have to
+    run, so that its end is none that anything follows from."""
+    held = record.phase is Phase.PAUSED
+    promised = held or record.spec.persistence is Persistence.FULL
+    reason = f"{what}; {'its memory was lost, ' if promised else ''}the disk was kept"
+    if promised:
+        record = record.with_condition(ConditionKind.MEMORY_LOST, True, reason, now)
+    return replace(
+        record, phase=Phase.STOPPED, hold=None, generation=None, reason=reason, exited=0 if held else record.boots
+    )
 
 
 async def stop_instead_of_pause(parts: Parts, record: Record, entry: Entry, why: SandkeepError) -> Record:

@@ -45,7 +45,7 @@ async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Reco
     if any(condition.kind is ConditionKind.OUT_OF_MEMORY for condition in ready.conditions):
         ready = ready.with_condition(ConditionKind.OUT_OF_MEMORY, False, "another machine was started", now)
     ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
-    return replace(ready, phase=Phase.RUNNING, hold=None)
+    return replace(ready, phase=Phase.RUNNING, hold=None, exited=0)
 
 
 async def introduce(parts: Parts, record: Record) -> None:

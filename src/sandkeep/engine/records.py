@@ -12,6 +12,7 @@ from typing import Any
 
 from sandkeep.domain.ids import is_id
 from sandkeep.domain.node import Observed, SandboxOnNode, TemplateOnNode
+from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     Condition,
     ConditionKind,
@@ -44,7 +45,8 @@ class Generation:
 @dataclass(frozen=True)
 class Record:
     """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, failed or deleted (a
-    tombstone). `boots` numbers its machines. `outcomes`: operation id -> error, or None for success."""
+    tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
+    another followed). `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
     epoch: int
@@ -58,6 +60,7 @@ class Record:
     generation: Generation | None = None
     conditions: tuple[Condition, ...] = ()
     outcomes: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    exited: int = 0
 
     @property
     def id(self) -> str:
@@ -68,11 +71,14 @@ class Record:
         return self.sandbox.spec
 
     def observed(self) -> Observed:
-        return Observed(self.id, self.epoch, self.phase, self.hold, self.reason, self.conditions)
+        return Observed(self.id, self.epoch, self.phase, self.hold, self.reason, self.conditions, exited=self.exited)
 
     def with_condition(self, kind: ConditionKind, value: bool, reason: str, at: float) -> "Record":
         kept = tuple(c for c in self.conditions if c.kind is not kind)
         return replace(self, conditions=(*kept, Condition(kind, value, reason, at)))
+
+    def without_condition(self, kind: ConditionKind) -> "Record":
+        return replace(self, conditions=tuple(c for c in self.conditions if c.kind is not kind))
 
     def with_outcome(self, operation_id: str, error: dict[str, Any] | None) -> "Record":
         kept = dict(list(self.outcomes.items())[-(_KEPT_OUTCOMES - 1) :])
@@ -92,6 +98,7 @@ def spec_from_json(data: dict[str, Any]) -> Spec:
         network=NetworkMode(data["network"]),
         lifetime=Lifetime(lifetime["ttl"], OnExpiry(lifetime["on_expiry"]), lifetime["grace"]),
         pause_or_disk=data["pause_or_disk"],
+        on_failure=OnFailure(data.get("on_failure", OnFailure.STOP)),
     )
 
 
@@ -118,6 +125,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         generation=Generation(**generation) if generation else None,
         conditions=tuple(condition_from_json(c) for c in data["conditions"]),
         outcomes=data["outcomes"],
+        exited=data.get("exited", 0),
     )
 
 

@@ -13,7 +13,7 @@ from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.ids import IdKind, body
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
-from sandkeep.engine import machine
+from sandkeep.engine import lifecycle, machine
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
@@ -125,16 +125,16 @@ async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:
 
 async def _machine_lost(parts: Parts, record: Record) -> None:
     """It ran (or was held in memory) and is gone: the host restarted, or it was killed while nobody looked."""
-    reason = "its machine was gone when the node came back; the disk was kept"
+    what = "its machine was gone when the node came back"
     record = await machine.end(parts, record)
     deleted = record.spec.persistence is Persistence.EPHEMERAL
     if deleted:
-        parts.records.save(replace(record, phase=Phase.DELETED, reason=reason))
+        parts.records.save(replace(record, phase=Phase.DELETED, reason=what))
     else:
         if record.generation:
             await parts.disks.drop_generation(record.id, record.generation.id)
-        parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, generation=None, reason=reason))
-    parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=reason, deleted=deleted)
+        parts.records.save(lifecycle.ended(record, what, parts.clock.now()))
+    parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=what, deleted=deleted)
 
 
 async def _detach_strangers(parts: Parts) -> None:

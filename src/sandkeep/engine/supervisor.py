@@ -223,7 +223,7 @@ class Supervisor:
     async def stop(self, operation: OperationRef, sandbox_id: str) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             if record.phase is Phase.STOPPED:
-                return record
+                return replace(record, exited=0)
             self._watched.discard(record.machine or "")
             return await lifecycle.stop(self._parts, record, entry)
 
@@ -377,10 +377,10 @@ class Supervisor:
                     assert self._tasks is not None
                     self._tasks.start_soon(self._erase, record)
                     return
+                now = self._parts.clock.now()
                 if out_of_memory:
-                    record = record.with_condition(ConditionKind.OUT_OF_MEMORY, True, how, self._parts.clock.now())
-                reason = f"its machine ended: {how}; the disk was kept"
-                self._parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason=reason))
+                    record = record.with_condition(ConditionKind.OUT_OF_MEMORY, True, how, now)
+                self._parts.records.save(lifecycle.ended(record, f"its machine ended: {how}", now))
                 self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how)
         except SandkeepError as error:
             log("operation.failed", verb="exit", sandbox=sandbox_id, error=error.message)

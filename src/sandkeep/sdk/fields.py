@@ -5,7 +5,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandkeep.wire.sandboxes import ConditionView, Hold, Network, OnExpiry, Persistence, Phase, Runtime, SandboxView
+    from sandkeep.wire.sandboxes import (
+        ConditionView,
+        Hold,
+        Network,
+        OnExpiry,
+        OnFailure,
+        Persistence,
+        Phase,
+        Runtime,
+        SandboxView,
+    )
 
 
 class SandboxFields:
@@ -126,6 +136,21 @@ class SandboxFields:
     @property
     def pause_or_disk(self) -> bool:
         return self.view.pause_or_disk
+
+    @property
+    def on_failure(self) -> "OnFailure":
+        """What follows when its machine ends by itself."""
+        return self.view.on_failure
+
+    @property
+    def failures(self) -> int:
+        """How often in a row its machine ended by itself, or could not be started again."""
+        return self.view.failures
+
+    @property
+    def restart_at(self) -> datetime | None:
+        """When it is planned to be started again."""
+        return self.view.restart_at
 
     @property
     def created_at(self) -> datetime:

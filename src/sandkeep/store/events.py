@@ -27,6 +27,14 @@ async def add(
     return Event(done.inserted_primary_key[0], project_id, at, kind, subject, reason, data)
 
 
+async def latest(connection: AsyncConnection, subject: str, limit: int) -> list[Event]:
+    """The last ones about it, oldest first."""
+    rows = await connection.execute(
+        select(table).where(table.c.subject == subject).order_by(table.c.seq.desc()).limit(limit)
+    )
+    return [_event(row) for row in rows][::-1]
+
+
 async def page(
     connection: AsyncConnection, project_id: str, *, after: int, limit: int, subject: str | None = None
 ) -> list[Event]:
@@ -35,4 +43,8 @@ async def page(
     if subject:
         conditions.append(table.c.subject == subject)
     rows = await connection.execute(select(table).where(*conditions).order_by(table.c.seq).limit(limit))
-    return [Event(r.seq, r.project_id, r.at, EventKind(r.kind), r.subject, r.reason, r.data) for r in rows]
+    return [_event(row) for row in rows]
+
+
+def _event(row: Any) -> Event:
+    return Event(row.seq, row.project_id, row.at, EventKind(row.kind), row.subject, row.reason, row.data)

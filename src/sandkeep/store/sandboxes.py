@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandkeep.domain.errors import AlreadyExists
+from sandkeep.domain.restart import OnFailure, Restarts
 from sandkeep.domain.sandbox import (
     Condition,
     ConditionKind,
@@ -57,6 +58,7 @@ def _row(sandbox: Sandbox) -> dict[str, Any]:
         "network": spec.network,
         **asdict(spec.lifetime),
         "pause_or_disk": spec.pause_or_disk,
+        "on_failure": spec.on_failure,
         "phase": status.phase,
         "hold": status.hold,
         "reason": status.reason,
@@ -67,6 +69,9 @@ def _row(sandbox: Sandbox) -> dict[str, Any]:
         "created_at": sandbox.created_at,
         "updated_at": sandbox.updated_at,
         "expires_at": sandbox.expires_at,
+        "failures": sandbox.restarts.failures,
+        "restart_at": sandbox.restarts.next_at,
+        "ended_machine": sandbox.restarts.machine,
     }
 
 
@@ -86,6 +91,7 @@ def _sandbox(row: Any) -> Sandbox:
             network=NetworkMode(row.network),
             lifetime=Lifetime(row.ttl, OnExpiry(row.on_expiry), row.grace),
             pause_or_disk=row.pause_or_disk,
+            on_failure=OnFailure(row.on_failure),
         ),
         status=Status(
             phase=Phase(row.phase),
@@ -101,6 +107,7 @@ def _sandbox(row: Any) -> Sandbox:
         updated_at=row.updated_at,
         expires_at=row.expires_at,
         operation=row.operation,
+        restarts=Restarts(row.failures, row.restart_at, row.ended_machine),
     )
 
 
@@ -168,6 +175,11 @@ async def everywhere(connection: AsyncConnection) -> list[Sandbox]:
 async def expired(connection: AsyncConnection, now: float) -> list[Sandbox]:
     rows = await connection.execute(_EXPIRED, {"_now": now})
     return [_sandbox(row) for row in rows]
+
+
+async def failing(connection: AsyncConnection) -> list[Sandbox]:
+    """Those whose machine ended by itself not long ago, planned restarts among them."""
+    return [_sandbox(row) for row in await connection.execute(select(table).where(table.c.failures > 0))]
 
 
 async def made_from(connection: AsyncConnection, template_id: str) -> list[str]:

@@ -45,6 +45,7 @@ sandboxes = Table(
     Column("on_expiry", String(16), nullable=False),
     Column("grace", Float),
     Column("pause_or_disk", Boolean, nullable=False),
+    Column("on_failure", String(16), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("hold", String(16)),
     Column("reason", String, nullable=False),
@@ -55,9 +56,13 @@ sandboxes = Table(
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("expires_at", Float),
+    Column("failures", Integer, nullable=False),
+    Column("restart_at", Float),
+    Column("ended_machine", Integer, nullable=False),
     UniqueConstraint("project_id", "name", name="sandbox_name"),
     Index("sandbox_page", "project_id", "created_at", "id"),
     Index("sandbox_expiry", "expires_at", sqlite_where=text("expires_at IS NOT NULL")),
+    Index("sandbox_failures", "failures", sqlite_where=text("failures > 0")),
 )
 
 templates = Table(

@@ -24,6 +24,7 @@ EVENTS: Final[dict[str, str]] = {
     "recovery.done": "The runner has settled what a crash left.",
     "recovery.step": "An operation that a crash interrupted is finished or undone.",
     "request.failed": "The server failed in a request.",
+    "restart.failed": "A planned restart of a sandbox failed; the next try comes later.",
     "resolver.exited": "The guests' resolver ended; it is started again.",
     "runner.connected": "The server reached the runner.",
     "runner.lost": "The server lost the runner; it tries again.",

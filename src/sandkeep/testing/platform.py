@@ -13,12 +13,12 @@ import httpx2
 from anyio.abc import TaskGroup
 
 from sandkeep.app.server import make_services
-from sandkeep.app.wiring import SystemClock
 from sandkeep.contracts.runner import Runner
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import TemplateOnNode
 from sandkeep.domain.quantities import GIB
 from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.drivers.fake.clock import FakeClock
 from sandkeep.drivers.fake.disks import FakeDisks
 from sandkeep.drivers.fake.guest import FakeGuest
 from sandkeep.drivers.fake.networks import FakeNetworks
@@ -43,7 +43,7 @@ class LocalPlatform:
     def __init__(self, folder: Path, tasks: TaskGroup) -> None:
         self.folder = folder
         self._tasks = tasks
-        self.clock = SystemClock()
+        self.clock = FakeClock()
         self.kernels = {kind: FakeKernel() for kind in RuntimeKind}
         self.disks = FakeDisks(folder / "pool")
         self.networks = FakeNetworks(folder / "run")

@@ -11,6 +11,7 @@ Runtime = Literal["gvisor", "runc"]
 Persistence = Literal["ephemeral", "volume", "snapshot", "full"]
 Network = Literal["internet", "none"]
 OnExpiry = Literal["default", "delete"]
+OnFailure = Literal["restart", "stop", "leave"]
 Hold = Literal["memory", "disk"]
 Phase = Literal[
     "new",
@@ -29,7 +30,7 @@ Phase = Literal[
 
 class SandboxCreate(Asked):
     """`name` makes it get-or-create. `grace`: an ephemeral sandbox is deleted this many seconds after its last
-    heartbeat."""
+    heartbeat. `on_failure`: what follows when its machine ends by itself; default restart, and an ephemeral one is deleted."""
 
     name: ShortText | None = None
     template: ShortText = "base"
@@ -45,6 +46,7 @@ class SandboxCreate(Asked):
     ttl: Duration | None = None
     on_expiry: OnExpiry = "default"
     pause_or_disk: bool = False
+    on_failure: OnFailure | None = None
     grace: Duration | None = None
 
 
@@ -59,6 +61,7 @@ class SandboxPatch(Asked):
     ttl: Duration | None = None
     on_expiry: OnExpiry | None = None
     pause_or_disk: bool | None = None
+    on_failure: OnFailure | None = None
 
 
 class ConditionView(Given):
@@ -70,7 +73,8 @@ class ConditionView(Given):
 
 class SandboxView(Given):
     """A sandbox. `template` is the name that was asked for, `template_id` the version it was made from; `trust` is
-    "trusted code only" where the runtime shares the host's kernel."""
+    "trusted code only" where the runtime shares the host's kernel. `failures`: how often in a row its machine ended by
+    itself, or could not be started again; `restart_at`: when the next try is planned."""
 
     id: str
     name: str | None
@@ -91,6 +95,9 @@ class SandboxView(Given):
     on_expiry: OnExpiry
     expires_at: datetime | None
     pause_or_disk: bool
+    on_failure: OnFailure = "stop"
+    failures: int = 0
+    restart_at: datetime | None = None
     phase: Phase
     hold: Hold | None
     reason: str
@@ -147,6 +154,33 @@ class StatsView(Given):
     processes: int | None
     disk: int | None
     disk_limit: int
+
+
+class NextStep(Given):
+    """What comes by itself; `at` is null when nobody knows when."""
+
+    what: str
+    at: datetime | None
+
+
+class Remedy(Given):
+    """A command, and what it does."""
+
+    command: str
+    what: str
+
+
+class WhyView(Given):
+    """What a sandbox does (`doing`), since when, why, what comes next, and what its owner can do."""
+
+    sandbox_id: str
+    name: str | None
+    phase: Phase
+    doing: str
+    since: datetime
+    because: list[str]
+    next: list[NextStep]
+    can: list[Remedy]
 
 
 class LogView(Given):

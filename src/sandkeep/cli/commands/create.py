@@ -21,6 +21,11 @@ from sandkeep.cli.session import Session, pass_session
 @click.option("--ttl", metavar="T", help="Lifetime, like 1h or 7d.")
 @click.option("--on-expiry", type=click.Choice(["default", "delete"]), help="What the end of its lifetime does.")
 @click.option("--pause-or-disk", is_flag=True, default=None, help="A pause that cannot save memory keeps the disk.")
+@click.option(
+    "--on-failure",
+    type=click.Choice(["restart", "stop", "leave"]),
+    help="What follows when its machine ends by itself (default: restart).",
+)
 @pass_session
 def create(session: Session, /, **spec: Any) -> None:
     """Make a sandbox, running. Prints its id alone when the output is not a terminal.

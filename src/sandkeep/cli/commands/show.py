@@ -1,5 +1,7 @@
 """sandkeep show"""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from sandkeep.cli.commands.listing import runtime_cell
@@ -7,7 +9,19 @@ from sandkeep.cli.options import sandbox_argument
 from sandkeep.cli.output import age, clock, printable, size, span
 from sandkeep.cli.session import Session, pass_session
 
+if TYPE_CHECKING:
+    from sandkeep.wire.sandboxes import SandboxView
+
 _AT_EXPIRY = {"ephemeral": "deleted", "volume": "stopped", "full": "paused to disk"}
+
+
+def _restarts(view: "SandboxView") -> str:
+    if view.persistence == "ephemeral":
+        return ": it is deleted"
+    if not view.failures:
+        return ""
+    then = f", next try at {clock(view.restart_at)}" if view.restart_at else ""
+    return f" (failed {view.failures} times in a row{then})"
 
 
 @click.command()
@@ -31,6 +45,7 @@ def show(session: Session, ref: str) -> None:
         ("template", f"{view.template} ({view.template_id})"),
         ("runtime", runtime_cell(view.runtime, view.trust)),
         ("persistence", view.persistence + (", a pause may become a stop" if view.pause_or_disk else "")),
+        ("on failure", view.on_failure + _restarts(view)),
         ("resources", f"{view.cpus:g} cpus, {size(view.memory)} memory, {size(view.disk)} disk, {view.pids} processes"),
         ("network", view.network),
         ("created", f"{clock(view.created_at)} ({age(view.created_at)} ago)"),

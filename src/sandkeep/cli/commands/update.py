@@ -21,6 +21,11 @@ from sandkeep.cli.session import Session, pass_session
 @click.option(
     "--pause-or-disk/--no-pause-or-disk", default=None, help="A pause that cannot save memory keeps the disk."
 )
+@click.option(
+    "--on-failure",
+    type=click.Choice(["restart", "stop", "leave"]),
+    help="What follows when its machine ends by itself.",
+)
 @pass_session
 def update(
     session: Session, /, ref: str, labels: dict[str, str], removed: tuple[str, ...], ttl: str | None, **spec: Any

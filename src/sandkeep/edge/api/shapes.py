@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from sandkeep.contracts.guest import ExecRequest, ExecResult
-from sandkeep.control.sandboxes import Changes
+from sandkeep.control.changes import Changes
 from sandkeep.domain.capability import RuntimeCapabilities
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.event import Event
 from sandkeep.domain.names import check_env, check_labels, check_user
 from sandkeep.domain.principal import Key
 from sandkeep.domain.quantities import parse_duration, parse_size
+from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     Lifetime,
     Limits,
@@ -22,8 +23,10 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Sandbox,
     Spec,
+    default_on_failure,
 )
 from sandkeep.domain.template import Template
+from sandkeep.domain.why import Explanation
 from sandkeep.wire import events, keys, platform, sandboxes, templates
 
 TRUSTED_ONLY = "trusted code only"
@@ -35,11 +38,12 @@ def moment(seconds: float) -> datetime:
 
 def spec(asked: sandboxes.SandboxCreate) -> Spec:
     """Raises InvalidArgument."""
+    persistence = Persistence(asked.persistence)
     return Spec(
         template=asked.template,
         template_name=asked.template,
         runtime=RuntimeKind(asked.runtime),
-        persistence=Persistence(asked.persistence),
+        persistence=persistence,
         limits=Limits(asked.cpus, parse_size(asked.memory, "memory"), parse_size(asked.disk, "disk"), asked.pids),
         env=asked.env,
         labels=asked.labels,
@@ -50,6 +54,7 @@ def spec(asked: sandboxes.SandboxCreate) -> Spec:
             None if asked.grace is None else parse_duration(asked.grace, "grace"),
         ),
         pause_or_disk=asked.pause_or_disk,
+        on_failure=OnFailure(asked.on_failure) if asked.on_failure else default_on_failure(persistence),
     )
 
 
@@ -68,6 +73,7 @@ def changes(asked: sandboxes.SandboxPatch, current: Lifetime) -> Changes:
         pids=asked.pids,
         lifetime=lifetime,
         pause_or_disk=asked.pause_or_disk,
+        on_failure=None if asked.on_failure is None else OnFailure(asked.on_failure),
     )
 
 
@@ -93,6 +99,9 @@ def sandbox(found: Sandbox) -> sandboxes.SandboxView:
         on_expiry=spec.lifetime.on_expiry.value,
         expires_at=None if found.expires_at is None else moment(found.expires_at),
         pause_or_disk=spec.pause_or_disk,
+        on_failure=spec.on_failure.value,
+        failures=found.restarts.failures,
+        restart_at=None if found.restarts.next_at is None else moment(found.restarts.next_at),
         phase=status.phase.value,
         hold=status.hold.value if status.hold else None,
         reason=status.reason,
@@ -103,6 +112,21 @@ def sandbox(found: Sandbox) -> sandboxes.SandboxView:
         ],
         created_at=moment(found.created_at),
         updated_at=moment(found.updated_at),
+    )
+
+
+def why(found: Sandbox, answer: Explanation) -> sandboxes.WhyView:
+    return sandboxes.WhyView(
+        sandbox_id=found.id,
+        name=found.name,
+        phase=found.status.phase.value,
+        doing=answer.doing,
+        since=moment(answer.since),
+        because=list(answer.because),
+        next=[
+            sandboxes.NextStep(what=step.what, at=None if step.at is None else moment(step.at)) for step in answer.next
+        ],
+        can=[sandboxes.Remedy(command=remedy.command, what=remedy.what) for remedy in answer.can],
     )
 
 

@@ -12,7 +12,8 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from sandkeep.contracts.guest import Guest
-from sandkeep.control.sandboxes import Reached, Sandboxes
+from sandkeep.control.endpoints import Reached
+from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.errors import GuestUnreachable
 from sandkeep.domain.names import check_user
 from sandkeep.lib.together import together

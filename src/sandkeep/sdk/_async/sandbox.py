@@ -17,7 +17,17 @@ from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_r
 
 if TYPE_CHECKING:
     from sandkeep.wire.events import EventView
-    from sandkeep.wire.sandboxes import Hold, Network, OnExpiry, Persistence, Phase, Runtime, StatsView
+    from sandkeep.wire.sandboxes import (
+        Hold,
+        Network,
+        OnExpiry,
+        OnFailure,
+        Persistence,
+        Phase,
+        Runtime,
+        StatsView,
+        WhyView,
+    )
 
 Size = int | str
 Duration = float | str
@@ -57,6 +67,7 @@ class AsyncSandbox(SandboxFields):
         ttl: Duration | None = None,
         on_expiry: "OnExpiry | None" = None,
         pause_or_disk: bool | None = None,
+        on_failure: "OnFailure | None" = None,
         grace: Duration | None = None,
         idempotency_key: str | None = None,
         client: AsyncClient | None = None,
@@ -64,6 +75,7 @@ class AsyncSandbox(SandboxFields):
         """A new sandbox, running; or the one of this name, if its spec is the same. What is not given, the server
         chooses. Safe to repeat: each call carries an idempotency key (`idempotency_key` to choose it).
 
+        `on_failure`: what follows when its machine ends by itself (default restart).
         `grace`: an ephemeral sandbox is deleted so long after its last `heartbeat()`.
         Raises AlreadyExists (same name, other spec), QuotaExceeded, NoCapacity, InvalidArgument, NotFound (template).
         """
@@ -83,6 +95,7 @@ class AsyncSandbox(SandboxFields):
             ttl=ttl,
             on_expiry=on_expiry,
             pause_or_disk=pause_or_disk,
+            on_failure=on_failure,
             grace=grace,
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
@@ -258,6 +271,7 @@ class AsyncSandbox(SandboxFields):
         ttl: Duration | None = _UNCHANGED,
         on_expiry: "OnExpiry | None" = None,
         pause_or_disk: bool | None = None,
+        on_failure: "OnFailure | None" = None,
     ) -> None:
         """Change what is given. `ttl` counts from now; None removes the lifetime. `labels` replaces all labels."""
         body = given(
@@ -268,6 +282,7 @@ class AsyncSandbox(SandboxFields):
             pids=pids,
             on_expiry=on_expiry,
             pause_or_disk=pause_or_disk,
+            on_failure=on_failure,
         )
         if ttl is not _UNCHANGED:
             body["ttl"] = ttl
@@ -294,6 +309,12 @@ class AsyncSandbox(SandboxFields):
         await self._transport.call("POST", self._path + "/heartbeat", again=True)
 
     # What is known of it
+
+    async def why(self) -> "WhyView":
+        """What it is doing, since when, why, what comes next, and what you can do."""
+        answer = await self._transport.call("GET", self._path + "/why", again=True)
+        view: WhyView = import_module("sandkeep.wire.sandboxes").WhyView.model_validate(answer)
+        return view
 
     async def stats(self) -> "StatsView":
         answer = await self._transport.call("GET", self._path + "/stats", again=True)

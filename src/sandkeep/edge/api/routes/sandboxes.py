@@ -7,9 +7,18 @@ from fastapi import APIRouter, Body, Header, Query, Response
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.names import check_labels
 from sandkeep.domain.sandbox import Hold, Phase
+from sandkeep.domain.why import EVENTS, explain
 from sandkeep.edge.api import cursors, shapes
 from sandkeep.edge.api.services import Caller, Using
-from sandkeep.wire.sandboxes import LogView, PauseRequest, SandboxCreate, SandboxPatch, SandboxView, StatsView
+from sandkeep.wire.sandboxes import (
+    LogView,
+    PauseRequest,
+    SandboxCreate,
+    SandboxPatch,
+    SandboxView,
+    StatsView,
+    WhyView,
+)
 from sandkeep.wire.sandboxes import Phase as WirePhase
 from sandkeep.wire.shape import Page
 
@@ -122,6 +131,13 @@ async def wait_for_sandbox(
     """Until it is in one of these phases; 504 after `timeout` seconds."""
     found = await use.sandboxes.wait(who.project_id, ref, {Phase(p) for p in phase}, timeout)
     return shapes.sandbox(found)
+
+
+@router.get("/{ref}/why")
+async def why_sandbox(ref: str, who: Caller, use: Using) -> WhyView:
+    """What it is doing, since when, why, what comes next and when, and what its owner can do."""
+    found = await use.sandboxes.get(who.project_id, ref)
+    return shapes.why(found, explain(found, await use.events.latest(found.id, EVENTS)))
 
 
 @router.post("/{ref}/heartbeat", status_code=204)

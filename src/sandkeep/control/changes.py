@@ -1,0 +1,37 @@
+"""What an update may change of a sandbox, and what becomes of its spec then."""
+
+from dataclasses import dataclass, replace
+
+from sandkeep.domain.restart import OnFailure
+from sandkeep.domain.sandbox import Lifetime, Limits, Spec
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an update asks to change; None leaves as is."""
+
+    labels: dict[str, str] | None = None
+    cpus: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    pids: int | None = None
+    lifetime: Lifetime | None = None
+    pause_or_disk: bool | None = None
+    on_failure: OnFailure | None = None
+
+
+def changed(spec: Spec, changes: Changes) -> Spec:
+    limits = Limits(
+        cpus=spec.limits.cpus if changes.cpus is None else changes.cpus,
+        memory=spec.limits.memory if changes.memory is None else changes.memory,
+        disk=spec.limits.disk if changes.disk is None else changes.disk,
+        pids=spec.limits.pids if changes.pids is None else changes.pids,
+    )
+    return replace(
+        spec,
+        limits=limits,
+        labels=spec.labels if changes.labels is None else changes.labels,
+        lifetime=changes.lifetime or spec.lifetime,
+        pause_or_disk=spec.pause_or_disk if changes.pause_or_disk is None else changes.pause_or_disk,
+        on_failure=changes.on_failure or spec.on_failure,
+    )

@@ -1,0 +1,90 @@
+"""What a create writes before the node is asked: get-or-create by name, and the outcome of an idempotency key."""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+
+from sandkeep.control.events import Ledger
+from sandkeep.domain.errors import AlreadyExists, Busy, Conflict, NotFound, Unsupported
+from sandkeep.domain.event import EventKind
+from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.sandbox import Lifetime, Persistence, Phase, Sandbox, Spec, Status, differences
+from sandkeep.domain.template import TemplatePhase
+from sandkeep.store import idempotency as idempotency_store
+from sandkeep.store import sandboxes as store
+from sandkeep.store import templates as template_store
+
+
+def check_supported(spec: Spec) -> None:
+    """Raises Unsupported."""
+    if spec.persistence is Persistence.SNAPSHOT:
+        raise Unsupported(
+            "persistence=snapshot is not available yet",
+            hint="use volume (the disk survives) or full (disk, memory and processes)",
+            field="persistence",
+        )
+
+
+async def intend(
+    ledger: Ledger, now: float, project_id: str, name: str | None, spec: Spec, key: str | None
+) -> tuple[Sandbox, bool]:
+    """The sandbox that is to be made, or the one that is there already (False). `key`: the idempotency key."""
+    fingerprint = hashlib.sha256(json.dumps([name, asdict(spec)], sort_keys=True).encode()).hexdigest()
+    transaction = ledger.transaction
+    if key is not None:
+        before = await idempotency_store.get(transaction, project_id, key)
+        if before is not None:
+            if before[0] != fingerprint:
+                raise Conflict("this Idempotency-Key was used for another request", hint="use a fresh key")
+            made = await store.get(transaction, project_id, before[1])
+            if made is None:
+                raise NotFound("what this Idempotency-Key made was deleted", hint="use a fresh key")
+            _check_stays(made)
+            return made, False
+    template = await template_store.get(transaction, project_id, spec.template)
+    if template is None or template.phase is not TemplatePhase.READY:
+        state = f"is {template.phase}" if template else "does not exist"
+        raise NotFound(f"template {spec.template[:64]!r} {state}", hint="sandkeep template list", field="template")
+    spec = replace(spec, template=template.id, template_name=template.name)
+    if name is not None:
+        existing = await store.get(transaction, project_id, name)
+        if existing is not None:
+            _check_stays(existing)
+            fields = differences(spec, existing.spec)
+            if fields:
+                raise AlreadyExists(
+                    f"a sandbox named {name} exists with another {', '.join(fields)}",
+                    hint="choose another name, or update or delete that one",
+                    fields=fields,
+                    existing=existing.id,
+                )
+            return existing, False
+    lifetime = spec.lifetime
+    sandbox = Sandbox(
+        id=new_id(IdKind.SANDBOX),
+        project_id=project_id,
+        name=name,
+        spec=spec,
+        status=Status(Phase.STARTING, reason="being created", since=now),
+        epoch=1,
+        created_at=now,
+        updated_at=now,
+        expires_at=expiry(now, lifetime),
+        operation=new_id(IdKind.OPERATION),
+    )
+    await store.add(transaction, sandbox)
+    if key is not None:
+        await idempotency_store.add(transaction, project_id, key, fingerprint, sandbox.id, now)
+    await ledger.tell(EventKind.SANDBOX_CREATED, project_id, sandbox.id, name=name, template=spec.template_name)
+    return sandbox, True
+
+
+def expiry(now: float, lifetime: Lifetime) -> float | None:
+    ends = [now + seconds for seconds in (lifetime.ttl, lifetime.grace) if seconds is not None]
+    return min(ends) if ends else None
+
+
+def _check_stays(existing: Sandbox) -> None:
+    """Raises Busy when a create meets one that is about to be gone."""
+    if existing.status.phase is Phase.DELETING:
+        raise Busy("it is being deleted", hint="try again in a moment", retry_after=1)

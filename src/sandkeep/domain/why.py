@@ -1,0 +1,207 @@
+"""Why a sandbox is as it is: one sentence on what it does, the reasons, what comes next by itself, what its owner can do.
+
+Pure: from the sandbox and its last events. The API and `sandkeep why` show it as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sandkeep.domain.event import Event, EventKind
+from sandkeep.domain.restart import OnFailure
+from sandkeep.domain.sandbox import (
+    DEADLINES,
+    ConditionKind,
+    Hold,
+    OnExpiry,
+    Persistence,
+    Phase,
+    Sandbox,
+)
+
+EVENTS = 20
+"""So many of the last events are looked at."""
+
+_DOING = {
+    Phase.NEW: "it is about to be made",
+    Phase.STARTING: "a machine is being started on its disk",
+    Phase.RUNNING: "it runs",
+    Phase.PAUSING: "it is being paused",
+    Phase.RESUMING: "it is being resumed",
+    Phase.STOPPING: "its machine is being ended",
+    Phase.STOPPED: "it is stopped; its disk is kept",
+    Phase.DELETING: "it is being deleted",
+    Phase.DELETED: "it is deleted, and nothing of it is left",
+    Phase.FAILED: "it has failed; what is left of it is kept, and no call starts it",
+}
+
+_WORTH_TELLING = {
+    ConditionKind.MEMORY_SAVABLE: False,
+    ConditionKind.CONNECTIONS_RESET: True,
+    ConditionKind.OUT_OF_MEMORY: True,
+    ConditionKind.MEMORY_LOST: True,
+    ConditionKind.CRASH_LOOP: True,
+}
+"""The value that says something is not as it should be. DiskReady and GuestReady are told by the phase."""
+
+_TROUBLE = frozenset(
+    {
+        EventKind.SANDBOX_EXITED,
+        EventKind.SANDBOX_OUT_OF_MEMORY,
+        EventKind.SANDBOX_PAUSE_FAILED,
+        EventKind.SANDBOX_RESUME_FAILED,
+        EventKind.SANDBOX_FAILED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Next:
+    """What comes by itself. at: seconds since the epoch, None when nobody knows."""
+
+    what: str
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A command, and what it does."""
+
+    command: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    doing: str
+    since: float
+    because: tuple[str, ...]
+    next: tuple[Next, ...]
+    can: tuple[Remedy, ...]
+
+
+def explain(sandbox: Sandbox, events: Sequence[Event] = ()) -> Explanation:
+    """`events`: the last ones about it, oldest first."""
+    return Explanation(
+        doing=_doing(sandbox),
+        since=sandbox.status.since,
+        because=tuple(_because(sandbox, events)),
+        next=tuple(_next(sandbox)),
+        can=tuple(_can(sandbox)),
+    )
+
+
+def _doing(sandbox: Sandbox) -> str:
+    status = sandbox.status
+    if status.phase is Phase.PAUSED:
+        return (
+            "it is paused: its memory and processes are on disk, and cost the host no memory"
+            if status.hold is Hold.DISK
+            else "it is paused: its processes are frozen, and their memory stays in use"
+        )
+    if status.phase is Phase.STOPPED and sandbox.restarts.next_at is not None:
+        return "it waits to be started again; its disk is kept"
+    return _DOING[status.phase]
+
+
+def _because(sandbox: Sandbox, events: Sequence[Event]) -> list[str]:
+    """The reason, what is not as it should be, and the last trouble; nothing twice."""
+    status = sandbox.status
+    reasons = [status.reason] if status.reason else []
+    for condition in status.conditions:
+        if _WORTH_TELLING.get(condition.kind) is condition.value:
+            reasons.append(f"{condition.kind}: {condition.reason}")
+    trouble = next((event for event in reversed(events) if event.kind in _TROUBLE and event.reason), None)
+    if trouble and not any(trouble.reason in reason or reason in trouble.reason for reason in reasons):
+        reasons.append(f"before that: {trouble.reason}")
+    return reasons
+
+
+def _next(sandbox: Sandbox) -> list[Next]:
+    status, found = sandbox.status, []
+    if status.phase in DEADLINES:
+        found.append(
+            Next(
+                "it ends by itself; what takes longer than this is settled by the server",
+                status.since + DEADLINES[status.phase],
+            )
+        )
+    if sandbox.restarts.next_at is not None and status.phase is Phase.STOPPED:
+        found.append(
+            Next(f"it is started again (failures in a row: {sandbox.restarts.failures})", sandbox.restarts.next_at)
+        )
+    if status.phase is Phase.RUNNING:
+        found.append(Next(f"if its machine ends by itself, {_after_an_end(sandbox)}"))
+    if status.phase in (Phase.STOPPED, Phase.PAUSED):
+        found.append(Next(f"a call (exec, shell, cp) {'starts' if status.phase is Phase.STOPPED else 'resumes'} it"))
+    if sandbox.expires_at is not None and status.phase not in (Phase.DELETING, Phase.DELETED):
+        found.append(Next(f"its lifetime ends, and it is {_at_expiry(sandbox)}", sandbox.expires_at))
+    return sorted(found, key=lambda step: (step.at is None, step.at or 0.0))
+
+
+def _after_an_end(sandbox: Sandbox) -> str:
+    if sandbox.spec.persistence is Persistence.EPHEMERAL:
+        return "it is deleted"
+    return {
+        OnFailure.RESTART: "it is started again from its disk",
+        OnFailure.STOP: "it is stopped, and the next call starts it",
+        OnFailure.LEAVE: "it is left as it is, until you start it",
+    }[sandbox.spec.on_failure]
+
+
+def _at_expiry(sandbox: Sandbox) -> str:
+    persistence = sandbox.spec.persistence
+    if sandbox.spec.lifetime.on_expiry is OnExpiry.DELETE or persistence is Persistence.EPHEMERAL:
+        return "deleted"
+    if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED):
+        return "left as it is"
+    return "paused to disk" if persistence is Persistence.FULL else "stopped"
+
+
+def _can(sandbox: Sandbox) -> list[Remedy]:
+    name, status = sandbox.name or sandbox.id, sandbox.status
+    full = sandbox.spec.persistence is Persistence.FULL
+    found: list[Remedy] = []
+    match status.phase:
+        case Phase.NEW | Phase.STARTING | Phase.RESUMING:
+            found.append(Remedy(f"sandkeep wait {name}", "wait until it runs"))
+        case Phase.PAUSING:
+            found.append(Remedy(f"sandkeep wait {name} --phase paused", "wait until it is paused"))
+        case Phase.STOPPING:
+            found.append(Remedy(f"sandkeep wait {name} --phase stopped", "wait until it is stopped"))
+        case Phase.RUNNING:
+            found.append(Remedy(f"sandkeep exec {name} -- COMMAND", "run a command in it"))
+            pause = "" if full else " --hold memory"
+            found.append(Remedy(f"sandkeep pause {name}{pause}", "freeze it"))
+            if sandbox.spec.persistence is not Persistence.EPHEMERAL:
+                found.append(Remedy(f"sandkeep stop {name}", "end its machine and keep its disk"))
+        case Phase.PAUSED:
+            found.append(Remedy(f"sandkeep resume {name}", "go on where it was paused"))
+            if sandbox.spec.persistence is not Persistence.EPHEMERAL:
+                found.append(Remedy(f"sandkeep stop {name}", "drop its memory and keep its disk"))
+        case Phase.STOPPED if sandbox.restarts.next_at is not None:
+            found.append(Remedy(f"sandkeep start {name}", "start it now, and forget its failures"))
+            found.append(Remedy(f"sandkeep stop {name}", "call the planned start off"))
+            found.append(Remedy(f"sandkeep update {name} --on-failure stop", "never start it again by itself"))
+        case Phase.STOPPED | Phase.FAILED:
+            found.append(Remedy(f"sandkeep start {name}", "start it from its disk"))
+    found += _against_conditions(sandbox, name)
+    if status.phase not in (Phase.DELETING, Phase.DELETED):
+        found.append(Remedy(f"sandkeep delete {name}", "delete it for good, its disk too"))
+    return found
+
+
+def _against_conditions(sandbox: Sandbox, name: str) -> list[Remedy]:
+    found = []
+    for condition in sandbox.status.conditions:
+        if _WORTH_TELLING.get(condition.kind) is not condition.value:
+            continue
+        match condition.kind:
+            case ConditionKind.OUT_OF_MEMORY:
+                found.append(Remedy(f"sandkeep update {name} --memory SIZE", "give it more memory"))
+            case ConditionKind.MEMORY_SAVABLE:
+                found.append(
+                    Remedy(f"sandkeep pause {name} --or-disk", "pause it, or stop it where memory cannot be saved")
+                )
+            case ConditionKind.CRASH_LOOP:
+                found.append(Remedy(f"sandkeep events {name}", "see how its machines ended"))
+    return found
