@@ -224,6 +224,7 @@ async def test_a_try_that_fails_plans_the_next(local: LocalPlatform) -> None:
 async def test_a_wall_clock_that_jumps_changes_nothing(local: LocalPlatform, days: int) -> None:
     sandbox = await create(local)
     shown = await fail(local, sandbox, 3)
+    await another_comes_back_first(local, sandbox, shown)  # so the plan has been seen
     local.clock.jump(days * 86400)
     await another_comes_back_first(local, sandbox, shown)
     local.clock.advance(10)

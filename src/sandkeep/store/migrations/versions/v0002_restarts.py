@@ -8,22 +8,17 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_COLUMNS = (
-    sa.Column("on_failure", sa.String(16), nullable=False, server_default="restart"),
-    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("restart_at", sa.Float),
-    sa.Column("ended_machine", sa.Integer, nullable=False, server_default="0"),
-)
-
 
 def upgrade() -> None:
-    for column in _COLUMNS:
-        op.add_column("sandboxes", column.copy())
+    op.add_column("sandboxes", sa.Column("on_failure", sa.String(16), nullable=False, server_default="restart"))
+    op.add_column("sandboxes", sa.Column("failures", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("sandboxes", sa.Column("restart_at", sa.Float))
+    op.add_column("sandboxes", sa.Column("ended_machine", sa.Integer, nullable=False, server_default="0"))
     op.execute("UPDATE sandboxes SET on_failure = 'stop' WHERE persistence = 'ephemeral'")
     op.create_index("sandbox_failures", "sandboxes", ["failures"], sqlite_where=sa.text("failures > 0"))
 
 
 def downgrade() -> None:
     op.drop_index("sandbox_failures", "sandboxes")
-    for column in reversed(_COLUMNS):
-        op.drop_column("sandboxes", column.name)
+    for column in ("ended_machine", "restart_at", "failures", "on_failure"):
+        op.drop_column("sandboxes", column)
