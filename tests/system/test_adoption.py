@@ -77,7 +77,7 @@ def end_machine(pids: set[int]) -> None:
 
 
 def test_a_dead_machine_is_reported_and_its_disk_goes_on(client: Client, runtime: str, instance: Instance) -> None:
-    volume = create(client, runtime)
+    volume = create(client, runtime, on_failure="stop")
     ephemeral = create(client, runtime, persistence="ephemeral")
     volume.exec("echo kept > kept; sync")
     for sandbox in (volume, ephemeral):
@@ -94,9 +94,9 @@ def test_a_dead_machine_is_reported_and_its_disk_goes_on(client: Client, runtime
 
 
 def test_a_machine_that_died_while_nobody_looked(client: Client, runtime: str, instance: Instance) -> None:
-    volume = create(client, runtime)
+    volume = create(client, runtime, on_failure="stop")
     ephemeral = create(client, runtime, persistence="ephemeral")
-    held = create(client, runtime)
+    held = create(client, runtime, on_failure="stop")
     held.pause(hold="memory")
     pids = machine_pids(volume) | machine_pids(ephemeral) | machine_pids(held)
     instance.run("down")

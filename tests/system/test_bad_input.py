@@ -359,7 +359,7 @@ def test_a_command_does_not_outwait_its_machine(client: Client, runtime: str, ve
 
 
 def test_an_agent_that_hangs_or_dies_keeps_nobody_waiting(client: Client, instance: Instance) -> None:
-    sandbox = Sandbox.create(template="test", runtime="gvisor", memory="256MiB", client=client)
+    sandbox = Sandbox.create(template="test", runtime="gvisor", memory="256MiB", on_failure="stop", client=client)
     stream = sandbox.start_process("sleep 1000")
     outcomes: list[object] = []
 

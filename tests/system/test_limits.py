@@ -77,7 +77,7 @@ def test_a_hog_that_nobody_waits_for_is_reported_too(client: Client, runtime: st
 
 def test_a_sandbox_whose_memory_no_kill_can_free_stops_and_keeps_its_disk(client: Client) -> None:
     """A file in memory belongs to no process, and whoever writes it is too small to be killed for it."""
-    sandbox = made(client, "gvisor", memory="512MiB")
+    sandbox = made(client, "gvisor", memory="512MiB", on_failure="stop")
     sandbox.exec("echo kept > note; sync")
     sandbox.start_process(["python3", "-c", FILLER]).detach()
     sandbox.wait("stopped", timeout=90)

@@ -12,7 +12,7 @@ from typing import Any
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Observed
 from sandkeep.domain.restart import FORGOTTEN_AFTER, OnFailure, Restarts
-from sandkeep.domain.sandbox import Condition, ConditionKind, Phase, Sandbox, Status
+from sandkeep.domain.sandbox import TRANSITIONAL, Condition, ConditionKind, Phase, Sandbox, Status
 
 _SETTLED_EVENT = {
     Phase.RUNNING: EventKind.SANDBOX_STARTED,
@@ -42,7 +42,9 @@ def settle(sandbox: Sandbox, observed: Observed, now: float, kind: EventKind | N
     ended, lost = _ended(sandbox, observed), _memory_lost(sandbox, observed)
     was, reason = sandbox.status, observed.reason
     phase, restarts, retried = observed.phase, sandbox.restarts, False
-    if phase is not Phase.STOPPED:
+    if phase in TRANSITIONAL:
+        pass  # what is under way on the node decides
+    elif phase is not Phase.STOPPED:
         retried = phase is Phase.RUNNING and was.phase is Phase.STARTING and restarts.next_at is not None
         restarts = replace(restarts, next_at=None)
     elif ended:

@@ -21,7 +21,7 @@ def _restarts(view: "SandboxView") -> str:
     if not view.failures:
         return ""
     then = f", next try at {clock(view.restart_at)}" if view.restart_at else ""
-    return f" (failed {view.failures} times in a row{then})"
+    return f" (failed {'once' if view.failures == 1 else f'{view.failures} times in a row'}{then})"
 
 
 @click.command()
