@@ -44,7 +44,7 @@ def reader(instance: Instance, folder: Path) -> dict[str, str]:
     }
 
 
-SHORT = {"README", "sandboxes", "pause", "exec", "failures"}
+SHORT = {"README", "sandboxes", "pause", "exec"}
 """Run each time; the others with `make test-all`."""
 
 

@@ -17,6 +17,9 @@ FILLER = "import os; os.dup2(os.memfd_create('all'), 1); os.execv('/bin/cat', ['
 """Fills memory that belongs to no process, so that no kill inside frees it."""
 
 
+BOTH = pytest.mark.parametrize("runtime", ["gvisor", pytest.param("runc", marks=pytest.mark.long)])
+
+
 def create(client: Client, runtime: str, **options: Any) -> Sandbox:
     made = Sandbox.create(template="test", runtime=runtime, client=client, **({"memory": "256MiB"} | options))  # type: ignore[arg-type]
     made.exec("echo kept > kept; sync")
@@ -60,6 +63,7 @@ def test_it_comes_back_by_itself(client: Client, runtime: str, persistence: str,
     settled_fsck(instance)
 
 
+@pytest.mark.long
 def test_the_count_outlives_the_server_and_a_loop_is_said(client: Client, instance: Instance) -> None:
     sandbox = create(client, "runc")
     for number in range(1, 5):
@@ -92,6 +96,7 @@ def test_a_planned_restart_outlives_a_dead_server(client: Client, instance: Inst
     assert sandbox.exec("cat kept", no_resume=True).stdout == "kept\n"
 
 
+@BOTH
 def test_what_was_gone_when_the_node_came_back_is_started(client: Client, runtime: str, instance: Instance) -> None:
     sandbox = create(client, runtime)
     instance.run("down")
@@ -103,6 +108,7 @@ def test_what_was_gone_when_the_node_came_back_is_started(client: Client, runtim
     settled_fsck(instance)
 
 
+@BOTH
 def test_stop_and_leave(client: Client, runtime: str, instance: Instance) -> None:
     stopped = create(client, runtime, on_failure="stop")
     left = create(client, runtime, name="left", on_failure="leave")
@@ -124,6 +130,7 @@ def test_stop_and_leave(client: Client, runtime: str, instance: Instance) -> Non
     assert left.exec("cat kept").stdout == "kept\n"
 
 
+@pytest.mark.long
 def test_a_call_off(client: Client, instance: Instance) -> None:
     sandbox = create(client, "runc")
     for number in (1, 2, 3):
@@ -140,6 +147,7 @@ def test_a_call_off(client: Client, instance: Instance) -> None:
     assert sandbox.phase == "stopped"
 
 
+@BOTH
 def test_what_was_held_in_memory_is_stopped_and_says_so(client: Client, runtime: str, instance: Instance) -> None:
     sandbox = create(client, runtime)
     sandbox.pause(hold="memory")

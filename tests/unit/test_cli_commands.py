@@ -17,8 +17,8 @@ from sandkeep.cli.table import COMMANDS, HIDDEN, every_command, help_text
 LINES = [("stdout", b"out\n"), ("stderr", b"err\n")]
 ALL = [
     "setup", "up", "down", "demo", "doctor", "runtimes", "fsck", "purge", "create", "list", "show", "update", "exec",
-    "shell", "run", "cp", "logs", "pause", "resume", "stop", "start", "delete", "wait", "events", "stats", "template",
-    "key", "completion",
+    "shell", "run", "cp", "logs", "pause", "resume", "stop", "start", "delete", "wait", "why", "events", "stats",
+    "template", "key", "completion",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
