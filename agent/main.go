@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
 
+	"sandkeep/agent/internal/elevate"
 	"sandkeep/agent/internal/process"
 	"sandkeep/agent/internal/server"
 	"sandkeep/agent/internal/settings"
@@ -26,6 +28,9 @@ const (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "sudo" {
+		os.Exit(elevate.Client(os.Args[1:]))
+	}
 	port := flag.Int("port", 49983, "TCP port to listen on")
 	printVersion := flag.Bool("version", false, "print the protocol version and exit")
 	flag.Parse()
@@ -41,6 +46,9 @@ func main() {
 	store := settings.NewStore()
 	table := process.NewTable(store)
 	go stopOnSignal(table)
+	if os.Getpid() == 1 && elevate.Needed() {
+		go func() { fmt.Fprintln(os.Stderr, "agent: sudo:", elevate.Serve(table.Reaper)) }()
+	}
 	if err := server.Serve(*port, store, table); err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
 		os.Exit(1)

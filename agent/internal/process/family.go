@@ -52,9 +52,9 @@ func PIDs() []int {
 	return pids
 }
 
-// signalTree signals everything in leader's session and everything that descends from it. It looks again until it
+// SignalTree signals everything in leader's session and everything that descends from it. It looks again until it
 // finds nobody new, because the tree may fork while it is being killed.
-func signalTree(leader int, number syscall.Signal) {
+func SignalTree(leader int, number syscall.Signal) {
 	self := os.Getpid()
 	done := map[int]bool{self: true, 1: true}
 	for pass := 0; pass < 8; pass++ {

@@ -22,7 +22,7 @@ type output struct {
 }
 
 func connectTerminal(uid uint32, size Size) (*plumbing, error) {
-	master, slave, err := openTerminal(uid, size)
+	master, slave, err := OpenTerminal(uid, size)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func start(spec Spec, defaults *settings.Settings, reaper *Reaper, output *ring.
 		plumbing.abandon()
 		return nil, startError(spec.Command, err)
 	}
-	unshield(p.PID)
+	Unshield(p.PID)
 	plumbing.handOver()
 	for _, o := range p.outputs {
 		go func() {
@@ -193,7 +193,7 @@ func (p *Process) KillTree(number syscall.Signal) {
 		p.markKilled()
 	}
 	_ = p.reaper.Signal(p.PID, true, number)
-	signalTree(p.PID, number)
+	SignalTree(p.PID, number)
 }
 
 // markKilled tells whether the process is reaped but its streams are still open.

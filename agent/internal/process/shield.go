@@ -22,7 +22,7 @@ func Shield() {
 	shielded.Store(err == nil && strings.HasPrefix(string(score), "-"))
 }
 
-func unshield(pid int) {
+func Unshield(pid int) {
 	if shielded.Load() {
 		_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("0"), 0)
 	}

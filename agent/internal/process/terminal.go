@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// openTerminal makes a pseudo terminal that belongs to uid. The master is non-blocking, the slave is not.
-func openTerminal(uid uint32, size Size) (master, slave int, err error) {
+// OpenTerminal makes a pseudo terminal that belongs to uid. The master is non-blocking, the slave is not.
+func OpenTerminal(uid uint32, size Size) (master, slave int, err error) {
 	master, err = syscall.Open("/dev/ptmx", syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, -1, fmt.Errorf("opening /dev/ptmx: %w", err)

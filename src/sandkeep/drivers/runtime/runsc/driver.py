@@ -261,6 +261,8 @@ def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabi
     notes = [f"platform {found.platform}"]
     unsupported = {
         "nested_containers": "gVisor's guest has no cgroups and no devices of the host",
+        "set_user_id": "programs gain no privileges by their set-user-ID bit; sudo works, through the agent, for accounts with "
+        "NOPASSWD: ALL",
         "own_cpus": "nproc inside shows the processors of the sandbox's limit, but never less than two of the host's",
         "own_df": "df inside shows the whole pool; the sandbox's own limit is met as a quota error, and stats shows it",
         "pids": "the pids limit protects the host; reaching it ends the sandbox (its disk survives)",
