@@ -186,8 +186,9 @@ class Reconciler:
         while True:
             await self._clock.sleep(_TICK)
             try:
+                expired = await self._sandboxes.expired()
                 async with anyio.create_task_group() as tasks:
-                    for sandbox in await self._sandboxes.expired():
+                    for sandbox in expired:
                         tasks.start_soon(self._expire, sandbox)
                 if self.node is not None:
                     await self._catch_up()
@@ -197,6 +198,7 @@ class Reconciler:
                     async with self._events.change() as ledger:
                         await idempotency_store.forget(ledger.transaction, self._clock.now() - idempotency_store.KEPT)
             except SandkeepError as error:
+                last = -_FULL_EVERY  # what an outage left is looked at as soon as it is over
                 log("reconcile.failed", "warning", error=error.message)
 
     async def _expire(self, sandbox: Sandbox) -> None:
