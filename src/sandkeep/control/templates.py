@@ -39,6 +39,7 @@ class Templates:
         self._clock = clock
         self._tasks: TaskGroup | None = None
         self._news = anyio.Event()
+        self._building: set[str] = set()
 
     def start(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -110,6 +111,7 @@ class Templates:
 
     async def _build(self, template: Template, spec: Spec, step_timeout: float) -> None:
         sandbox_id = None
+        self._building.add(template.id)
         try:
             sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None)
             sandbox_id = sandbox.id
@@ -136,6 +138,7 @@ class Templates:
         except SandkeepError as error:
             await self._fail(template, error.message)
         finally:
+            self._building.discard(template.id)
             if sandbox_id:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(30):
                     await self._discard(template.project_id, sandbox_id)
@@ -196,7 +199,7 @@ class Templates:
             known = {template.id: template for template in await store.everywhere(ledger.transaction)}
         on_node = {template.id: template for template in await self._runner.templates()}
         for template in known.values():
-            if template.phase is TemplatePhase.BUILDING:
+            if template.phase is TemplatePhase.BUILDING and template.id not in self._building:
                 await self._fail(template, "the server stopped during the build")
             elif template.phase is TemplatePhase.DELETING:
                 await self.finish_delete(template)

@@ -96,7 +96,12 @@ class Database:
         with anyio.CancelScope(shield=True):
             async with self._turn:
                 if self._lost is not None and time.monotonic() < self._rest_until:
-                    raise Unavailable(self._lost.message, hint=self._lost.hint, retry_after=self._lost.retry_after)
+                    raise Unavailable(
+                        self._lost.message,
+                        hint=self._lost.hint,
+                        retry_after=self._lost.retry_after,
+                        **self._lost.details,
+                    )
                 try:
                     async with self._engine.connect() as connection:
                         async with connection.begin():

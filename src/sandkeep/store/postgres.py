@@ -79,7 +79,10 @@ def meaning(error: Exception) -> SandkeepError | None:
         return None
     reason = _CLASS.sub("", str(orig)).strip() or type(orig).__name__
     return Unavailable(
-        f"the database does not answer: {reason}", hint="is PostgreSQL up, and database_url right?", retry_after=2
+        f"the database does not answer: {reason}",
+        hint="is PostgreSQL up, and database_url right?",
+        retry_after=2,
+        part="database",
     )
 
 

@@ -43,7 +43,9 @@ def meaning(error: Exception) -> SandkeepError | None:
     if name == "SQLITE_FULL":
         return NoCapacity("the disk of the database is full", hint="free space in the data folder", retry_after=5)
     if name.startswith(_AWAY):
-        return Unavailable(f"the database cannot be used: {orig}", hint="look at its disk", retry_after=2)
+        return Unavailable(
+            f"the database cannot be used: {orig}", hint="look at its disk", retry_after=2, part="database"
+        )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return Conflict(f"the database is damaged: {orig}", hint="sandkeep backup restore FILE")
     return None
