@@ -9,7 +9,7 @@ say() { printf 'test: %s\n' "$*" >&2; }
 
 need=""
 for package in python3 python3-venv ca-certificates btrfs-progs libnftables1 nftables mmdebstrap runc util-linux busybox-static \
-    openssh-client git curl jq openssl; do
+    openssh-client git curl jq openssl postgresql; do
     [ -e "/var/lib/dpkg/info/$package.list" ] || [ -e "/var/lib/dpkg/info/$package:$(dpkg --print-architecture).list" ] || need="$need $package"
 done
 if [ -n "$need" ]; then
@@ -55,7 +55,7 @@ reference) python scripts/reference.py ;;
     [ $# = 0 ] || shift
     say "preparing the cached test template"
     (cd tests && python -m support.instance test base >/dev/null)
-    REQUIRED=${REQUIRED:-btrfs,gvisor,runc,mmdebstrap}
+    REQUIRED=${REQUIRED:-btrfs,gvisor,runc,mmdebstrap,postgres}
     export REQUIRED
     [ $# != 0 ] || set -- tests
     exec python -m pytest "$@"

@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sandkeep.sdk import Client
 from support import netns
+from support import postgres as postgresql
 from support.instance import Instance, client_of
 from support.ledger import Ledger
+from support.postgres import Postgres
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +36,8 @@ def _lacks(what: str) -> str | None:
     places = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin"
     if program == "runsc" and list(Path("/opt/sandkeep/runtimes").glob("runsc-*/runsc")):
         return None
+    if what == "postgres":
+        return None if postgresql.programs() else "postgresql is not installed"
     if program and not shutil.which(program, path=places):
         return f"{program} is not installed"
     return None
@@ -75,6 +79,22 @@ def client(instance: Instance) -> Iterator[Client]:
         yield made
         instance.ensure_up()
         instance.clean(made)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; a test that kills it starts it again."""
+    with Postgres.made() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.requires("postgres"))])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a database that is new and empty, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/sandkeep.db"
+    url: str = request.getfixturevalue("postgres").fresh()
+    return url
 
 
 @pytest.fixture(params=["gvisor", "runc"])

@@ -9,6 +9,7 @@ from sandkeep.app import deep, wiring
 from sandkeep.app.agents import shipped_agent
 from sandkeep.app.daemon import holder
 from sandkeep.app.findings import Finding
+from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
 from sandkeep.app.standalone import free_space, require_root
@@ -34,6 +35,7 @@ async def examine(settings: Settings, deeply: bool = False) -> list[Finding]:
     found += _agent()
     found += await run_sync(_network, settings)
     found += await _room(settings)
+    found += await _database(settings)
     found += _instance(settings)
     return found
 
@@ -146,6 +148,24 @@ async def _room(settings: Settings) -> list[Finding]:
     if free < 512 * MIB:
         return [Finding("warning", f"{format_size(free)} free beside the pool", "the database and logs need room too")]
     return [Finding("ok", text)]
+
+
+async def _database(settings: Settings) -> list[Finding]:
+    if not settings.database_url and not settings.database.exists():
+        return []  # the server makes it
+    database = None
+    try:
+        with acting_as(settings.user):
+            database = database_of(settings, read_only=True)
+            schema = await database.look()
+    except (SandkeepError, KeyError) as error:
+        hint = error.hint if isinstance(error, SandkeepError) else None
+        return [Finding("missing", f"database: {error}", hint or "sandkeep setup makes its user")]
+    finally:
+        if database is not None:
+            await database.close()
+    kind = "PostgreSQL" if settings.database_url else "SQLite"
+    return [Finding("ok", f"database: {kind}, " + (f"schema {schema}" if schema else "empty"))]
 
 
 def _instance(settings: Settings) -> list[Finding]:

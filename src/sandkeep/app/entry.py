@@ -14,6 +14,8 @@ from sandkeep.app.settings import Settings
 from sandkeep.domain.errors import Unsupported
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandkeep.app.standalone import Say
 
 _HOST_LIBRARIES = ("fastapi", "httptools", "sqlalchemy", "structlog", "tomli_w", "uvicorn")
@@ -98,7 +100,16 @@ def runner(settings: Settings) -> None:
     anyio.run(run_runner, settings)
 
 
-def bootstrap_key(settings: Settings) -> str:
-    from sandkeep.app.standalone import bootstrap_key as work
+def create_backup(settings: Settings, file: "Path") -> dict[str, Any]:
+    from sandkeep.app.backup import create
 
-    return anyio.run(work, settings)
+    return anyio.run(create, settings, file)
+
+
+def restore_backup(settings: Settings, file: "Path", say: "Say", restart: bool) -> dict[str, Any]:
+    from sandkeep.app.backup import restore
+
+    async def work() -> dict[str, Any]:
+        return await restore(settings, file, say, restart=restart)
+
+    return anyio.run(work)

@@ -1,13 +1,15 @@
 """`sandkeep fsck`: the node's records against kernel and pool, from outside; runs also while both daemons are dead."""
 
-import sqlite3
 from typing import Any
 
 from sandkeep.app import wiring
+from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import Settings
 from sandkeep.app.standalone import require_root
+from sandkeep.domain.errors import Conflict, Unavailable
 from sandkeep.domain.sandbox import TRANSITIONAL, Phase
 from sandkeep.engine import fsck
+from sandkeep.store import sandboxes
 
 
 async def inspect(settings: Settings) -> dict[str, Any]:
@@ -19,22 +21,31 @@ async def inspect(settings: Settings) -> dict[str, Any]:
         await runtime.open()
     parts.records.load()
     result = await fsck.check(parts)
-    result["findings"] += _against_database(settings, parts.records.sandboxes)
+    result["findings"] += await _against_database(settings, parts.records.sandboxes)
     return result
 
 
-def _against_database(settings: Settings, records: dict[str, Any]) -> list[dict[str, str]]:
-    if not settings.database.exists():
-        return [{"kind": "database.missing", "subject": str(settings.database), "detail": "there is no database"}]
-    findings = []
-    connection = sqlite3.connect(f"file:{settings.database}?mode=ro", uri=True)
+async def _against_database(settings: Settings, records: dict[str, Any]) -> list[dict[str, str]]:
+    subject = "postgresql" if settings.database_url else str(settings.database)
+    if not settings.database_url and not settings.database.exists():
+        return [{"kind": "database.missing", "subject": subject, "detail": "there is no database"}]
+    database = None
     try:
-        damage = connection.execute("PRAGMA quick_check").fetchone()[0]
-        if damage != "ok":
-            findings.append({"kind": "database.damaged", "subject": str(settings.database), "detail": damage})
-        rows = dict(connection.execute("SELECT id, phase FROM sandboxes").fetchall())
+        with acting_as(settings.user):
+            database = database_of(settings, read_only=True)
+            if await database.look() is None:
+                return [{"kind": "database.missing", "subject": subject, "detail": "the database is empty"}]
+        damage = await database.damage()
+        async with database.transaction() as transaction:
+            rows = await sandboxes.phases(transaction)
+    except Unavailable as error:
+        return [{"kind": "database.unavailable", "subject": subject, "detail": error.message}]
+    except Conflict as error:
+        return [{"kind": "database.damaged", "subject": subject, "detail": error.message}]
     finally:
-        connection.close()
+        if database is not None:
+            await database.close()
+    findings = [{"kind": "database.damaged", "subject": subject, "detail": damage}] if damage else []
     for sandbox_id, phase in rows.items():
         record = records.get(sandbox_id)
         if record is None and phase not in TRANSITIONAL and phase != Phase.FAILED:

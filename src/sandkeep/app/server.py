@@ -3,6 +3,9 @@
 import os
 import pwd
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 
@@ -18,18 +21,29 @@ from sandkeep.control.keys import Keys
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import Templates
-from sandkeep.domain.errors import Unavailable
+from sandkeep.domain.errors import InvalidArgument, Unavailable
 from sandkeep.drivers.guest.agent import AgentGuest
 from sandkeep.drivers.runner.remote import remote_runner
 from sandkeep.edge.api.app import api_app
 from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.heads import LimitedHttpProtocol
+from sandkeep.lib.retry import delays
 from sandkeep.store.database import Database
 from sandkeep.telemetry import log as logs
 
 
-def database_of(settings: Settings) -> Database:
-    return Database(f"sqlite+aiosqlite:///{settings.database}")
+def database_of(settings: Settings, *, read_only: bool = False) -> Database:
+    """Not opened yet. Call it as the server's user, who can read the password file. Raises InvalidArgument."""
+    password = None
+    if settings.database_password_file:
+        try:
+            password = settings.database_password_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(
+                f"database_password_file {settings.database_password_file} cannot be read",
+                hint=f"it must be there, and readable by the user {settings.user}",
+            ) from error
+    return Database(settings.database_url or f"sqlite:///{settings.database}", password=password, read_only=read_only)
 
 
 async def run_server(settings: Settings) -> None:
@@ -38,13 +52,25 @@ async def run_server(settings: Settings) -> None:
     drop_privileges(settings.user)
     with only_one(settings.run_folder / "server", "server"):
         database = database_of(settings)
-        await database.open()
         try:
+            await _open(database)
             async with remote_runner(str(settings.runner_socket)) as runner:
-                await _serve(settings, await make_services(database, runner, AgentGuest(), SystemClock(), __version__))
+                grants = settings.run_folder / "server" / "grants"
+                services = await make_services(database, runner, AgentGuest(), SystemClock(), __version__, grants)
+                await _serve(settings, services)
         finally:
             with anyio.CancelScope(shield=True):
                 await database.close()
+
+
+async def _open(database: Database) -> None:
+    """Waits for a database that does not answer: it may be starting as we are."""
+    waits = delays(0.2, cap=5.0)
+    while True:
+        try:
+            return await database.open()
+        except Unavailable:
+            await anyio.sleep(next(waits))
 
 
 async def _serve(settings: Settings, services: Services) -> None:
@@ -59,10 +85,12 @@ async def _serve(settings: Settings, services: Services) -> None:
         await server.serve([listening])
 
 
-async def make_services(database: Database, runner: Runner, guest: Guest, clock: Clock, version: str) -> Services:
+async def make_services(
+    database: Database, runner: Runner, guest: Guest, clock: Clock, version: str, grants: Path | None = None
+) -> Services:
     """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start."""
     events = Events(database, clock)
-    keys = Keys(events, clock)
+    keys = Keys(events, clock, grants)
     sandboxes = Sandboxes(events, runner, guest, clock)
     templates = Templates(events, sandboxes, runner, guest, clock)
     reconciler = Reconciler(events, sandboxes, templates, runner, clock, await keys.default_project())
@@ -96,3 +124,21 @@ def drop_privileges(user: str) -> None:
     os.setuid(account.pw_uid)
     os.environ["HOME"] = account.pw_dir
     os.umask(0o077)
+
+
+@contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """The body opens and makes files, and connects, as the server would; root again afterwards."""
+    if os.geteuid() != 0:
+        yield
+        return
+    account = pwd.getpwnam(user)
+    group, mask = os.getegid(), os.umask(0o077)
+    os.setegid(account.pw_gid)
+    os.seteuid(account.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.umask(mask)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.errors import InvalidArgument, PermissionDenied
 from sandkeep.domain.names import check_name
 from sandkeep.domain.quantities import MIB, parse_duration, parse_size
 
@@ -23,7 +23,9 @@ CONFIG_FOLDER = Path(os.environ.get("SANDKEEP_CONFIG_FOLDER", "/etc/sandkeep"))
 class Settings(BaseModel):
     """Descriptions here are the settings reference."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True
+    )  # database_url may have a password
 
     instance: str = Field(DEFAULT, description="Name of the instance; two instances on a host never touch each other.")
     host: str = Field("127.0.0.1", description="Address that the server listens on.")
@@ -37,6 +39,15 @@ class Settings(BaseModel):
     )
     dns_port: int = Field(0, description="Where the guests' resolver listens on the gateway address.")
     user: str = Field("sandkeep", description="System user of the server and the resolver.")
+    database_url: str = Field(
+        "",
+        repr=False,
+        description="The server's database: `postgresql://USER@HOST/NAME`; empty: SQLite in the data folder. "
+        "[How to](../howto/database.md).",
+    )
+    database_password_file: Path | None = Field(
+        None, description="File with the password for database_url, readable by `user`; or put it into the URL."
+    )
     disk_driver: Literal["auto", "btrfs", "dir"] = Field(
         "auto", description="btrfs: hard limits and snapshots in milliseconds; dir: plain folders, no limits."
     )
@@ -82,6 +93,7 @@ class Settings(BaseModel):
 
     @property
     def database(self) -> Path:
+        """Where SQLite's file is, if there is no database_url."""
         return self.data_folder / "server" / "sandkeep.db"
 
     @property
@@ -143,6 +155,8 @@ def load(instance: str | None = None, **overrides: Any) -> Settings:
     if path.exists():
         try:
             values = tomllib.loads(path.read_text())
+        except PermissionError as error:
+            raise PermissionDenied(f"{path} is not yours to read", hint="run it with sudo") from error
         except (tomllib.TOMLDecodeError, OSError) as error:
             raise InvalidArgument(
                 f"{path} cannot be read: {error}", hint="mend or remove it, then: sandkeep setup"

@@ -15,11 +15,9 @@ import httpx2
 
 from sandkeep.app import units
 from sandkeep.app.daemon import holder
-from sandkeep.app.server import database_of
+from sandkeep.app.server import acting_as
 from sandkeep.app.settings import Settings
-from sandkeep.app.wiring import SystemClock
-from sandkeep.control.events import Events
-from sandkeep.control.keys import Keys
+from sandkeep.control import keys
 from sandkeep.domain.errors import Conflict, PermissionDenied, Unavailable
 from sandkeep.lib import process
 from sandkeep.sdk import config
@@ -56,6 +54,7 @@ def prepare_folders(settings: Settings) -> None:
         (settings.database.parent, 0o700, account.pw_uid),
         (settings.run_folder, 0o755, 0),
         (settings.run_folder / "server", 0o700, account.pw_uid),
+        (settings.run_folder / "server" / "grants", 0o700, account.pw_uid),
         (settings.log_folder, 0o750, 0),
     ):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,8 +79,11 @@ async def up(settings: Settings, say: Say) -> None:
         _start_keeper(settings)
     await wait_ready(settings)
     if not await _key_works(settings):
-        secret = await _make_key(settings)
+        with acting_as(settings.user):
+            secret = keys.grant(settings.run_folder / "server" / "grants", "made by sandkeep up")
         config.save_instance(settings.instance, settings.url, secret)
+        if not await _key_works(settings):
+            raise Unavailable("the server did not take the new key", hint=f"look at {settings.log_folder}/server.log")
         say("wrote address and key into the CLI's configuration")
     say(f"sandkeep is up: {settings.url}")
 
@@ -149,28 +151,6 @@ async def _key_works(settings: Settings) -> bool:
     async with httpx2.AsyncClient(base_url=settings.url, timeout=5.0, trust_env=False) as http:
         answer = await http.get("/v1/version", headers={"authorization": f"Bearer {saved.key}"})
     return answer.status_code == 200
-
-
-async def _make_key(settings: Settings) -> str:
-    """Through the database, in a process that became the server's user: for the local administrator only."""
-    done = await process.run(
-        [sys.executable, "-m", "sandkeep.cli.main", "bootstrap-key", "--instance", settings.instance], timeout=60
-    )
-    return done.stdout.strip()
-
-
-async def bootstrap_key(settings: Settings) -> str:
-    """A key of the default project. Called in a process of its own, since it drops privileges."""
-    from sandkeep.app.server import drop_privileges
-
-    drop_privileges(settings.user)
-    database = database_of(settings)
-    await database.open()
-    clock = SystemClock()
-    keys = Keys(Events(database, clock), clock)
-    _, secret = await keys.create(await keys.default_project(), "made by sandkeep up")
-    await database.close()
-    return secret
 
 
 async def stop_daemons(settings: Settings) -> None:

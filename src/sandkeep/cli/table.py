@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("host:demo", "See persistence at work in a minute."),
         "doctor": ("host:doctor", "Say what this host can do, and what is missing."),
         "fsck": ("host:fsck", "Compare the host with the records."),
+        "backup": ("host:backup", "Save and restore the server's database."),
         "purge": ("host:purge", "Remove an instance and everything it made."),
         "completion": ("completion:completion", "Print the completion script for bash, zsh or fish."),
     },
@@ -45,7 +46,6 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 HIDDEN: dict[str, tuple[str, str]] = {
     "server": ("host:server", "Run the control plane."),
     "runner": ("host:runner", "Run the node's root daemon."),
-    "bootstrap-key": ("host:bootstrap_key", "Make the first API key."),
 }
 
 _HEAD = """\

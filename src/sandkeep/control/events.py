@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 
 from sandkeep.contracts.clock import Clock
+from sandkeep.domain.errors import Unavailable
 from sandkeep.domain.event import Event, EventKind
 from sandkeep.store import events as store
 from sandkeep.store.database import Database, Transaction
@@ -66,10 +67,15 @@ class Events:
             return await store.latest(transaction, subject, limit)
 
     async def follow(self, project_id: str, *, after: int, subject: str | None = None) -> AsyncIterator[Event | None]:
-        """Events above `after` as they come; None about every 15 s of silence."""
+        """Events above `after` as they come; None about every 15 s of silence, and while the database is away."""
         while True:
             news = self._news
-            found = await self.page(project_id, after=after, limit=_PAGE, subject=subject)
+            try:
+                found = await self.page(project_id, after=after, limit=_PAGE, subject=subject)
+            except Unavailable:
+                yield None
+                await self._clock.sleep(1)
+                continue
             for event in found:
                 after = event.seq
                 yield event

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from pathlib import Path
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.control.events import Events
@@ -16,9 +17,11 @@ _LONGEST = 128
 
 
 class Keys:
-    def __init__(self, events: Events, clock: Clock) -> None:
+    def __init__(self, events: Events, clock: Clock, grants: Path | None = None) -> None:
+        """`grants`: a folder that only root and the server can write; each file in it grants one key."""
         self._events = events
         self._clock = clock
+        self._grants = grants
         self._proved: dict[str, Principal] = {}
 
     async def default_project(self) -> str:
@@ -52,9 +55,28 @@ class Keys:
         async with self._events.change() as ledger:
             key = await store.by_digest(ledger.transaction, digest)
         if key is None:
+            key = await self._granted(digest, secret[:9])
+        if key is None:
             raise Unauthenticated("the API key is unknown or was revoked", hint="make one: sandkeep key create NAME")
         self._proved[digest] = principal = Principal(key.id, key.project_id)
         return principal
+
+    async def _granted(self, digest: str, prefix: str) -> Key | None:
+        """The local administrator's key, at its first use: its digest names a file, so that nobody but the server ever
+        writes to the database. A grant serves once: if we die in between, `sandkeep up` makes another."""
+        if self._grants is None:
+            return None
+        try:
+            name = (self._grants / digest).read_text()
+            (self._grants / digest).unlink()
+        except (OSError, UnicodeDecodeError):
+            return None
+        project_id = await self.default_project()
+        key = Key(new_id(IdKind.KEY), project_id, name, prefix, self._clock.now())
+        async with self._events.change() as ledger:
+            await store.add(ledger.transaction, key, digest)
+            await ledger.tell(EventKind.KEY_CREATED, project_id, key.id, name=name)
+        return key
 
     async def page(self, project_id: str) -> list[Key]:
         async with self._events.change() as ledger:
@@ -66,6 +88,15 @@ class Keys:
                 raise NotFound(f"there is no active key {key_id}", hint="sandkeep key list")
             await ledger.tell(EventKind.KEY_REVOKED, project_id, key_id)
         self._proved = {digest: p for digest, p in self._proved.items() if p.key_id != key_id}
+
+
+def grant(folder: Path, name: str) -> str:
+    """A new secret, and the grant for it: the server makes the key when it is first used. Earlier grants end."""
+    for earlier in folder.iterdir():
+        earlier.unlink(missing_ok=True)
+    secret = "sk_" + secrets.token_urlsafe(32)
+    (folder / _digest(secret)).write_text(name)
+    return secret
 
 
 def _digest(secret: str) -> str:

@@ -11,7 +11,7 @@ from sandkeep.control.events import Events
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
-from sandkeep.domain.errors import SandkeepError
+from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
 from sandkeep.domain.sandbox import DEADLINES, TRANSITIONAL, Hold, OnExpiry, Persistence, Phase, Sandbox
@@ -81,10 +81,22 @@ class Reconciler:
         async with self._events.change() as ledger:
             last = await node_store.last_fact(ledger.transaction, node.node_id)
         async for fact in self._runner.watch(last):
+            waits = delays(0.2, cap=2.0)
+            while not await self._taken(node, fact):
+                await anyio.sleep(next(waits))
+            await self._runner.acknowledge(fact.seq)
+
+    async def _taken(self, node: NodeInfo, fact: Fact) -> bool:
+        """False while the database is away: that is no reason to leave the node."""
+        try:
             await self._take(fact)
             async with self._events.change() as ledger:
                 await node_store.save_last_fact(ledger.transaction, node.node_id, self._default_project, fact.seq)
-            await self._runner.acknowledge(fact.seq)
+        except Unavailable as error:
+            if error.details.get("part") != "database":
+                raise
+            return False
+        return True
 
     async def _take(self, fact: Fact) -> None:
         sandbox = await self._sandboxes.by_id(fact.sandbox_id or "")
@@ -186,8 +198,9 @@ class Reconciler:
         while True:
             await self._clock.sleep(_TICK)
             try:
+                expired = await self._sandboxes.expired()
                 async with anyio.create_task_group() as tasks:
-                    for sandbox in await self._sandboxes.expired():
+                    for sandbox in expired:
                         tasks.start_soon(self._expire, sandbox)
                 if self.node is not None:
                     await self._catch_up()
@@ -197,6 +210,7 @@ class Reconciler:
                     async with self._events.change() as ledger:
                         await idempotency_store.forget(ledger.transaction, self._clock.now() - idempotency_store.KEPT)
             except SandkeepError as error:
+                last = -_FULL_EVERY  # what an outage left is looked at as soon as it is over
                 log("reconcile.failed", "warning", error=error.message)
 
     async def _expire(self, sandbox: Sandbox) -> None:

@@ -44,8 +44,12 @@ class Restarter:
         async with anyio.create_task_group() as tasks:
             while True:
                 await self._clock.sleep(_TICK)
-                if self._connected():
+                if not self._connected():
+                    continue
+                try:
                     await self._look(tasks)
+                except SandkeepError as error:  # the database is away
+                    log("reconcile.failed", "warning", error=error.message)
 
     async def _look(self, tasks: TaskGroup) -> None:
         timers = {}

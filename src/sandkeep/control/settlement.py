@@ -85,6 +85,8 @@ def settle(sandbox: Sandbox, observed: Observed, now: float, kind: EventKind | N
 
 def differs(sandbox: Sandbox, observed: Observed) -> bool:
     """Whether there is anything to write. To the node, a sandbox that is left as it is is a stopped one."""
+    if observed.epoch > sandbox.epoch:
+        return True  # the database is an older copy: the node would refuse what we ask
     if sandbox.status.phase is Phase.FAILED and _left(sandbox, observed):
         return False
     same = (observed.phase, observed.hold) == (sandbox.status.phase, sandbox.status.hold)

@@ -14,7 +14,7 @@ from sandkeep.contracts.guest import ExecRequest, Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
-from sandkeep.domain.errors import InUse, NotFound, SandkeepError
+from sandkeep.domain.errors import InUse, NotFound, SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.names import check_name
@@ -22,6 +22,7 @@ from sandkeep.domain.node import OperationRef, TemplateOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import Limits, Persistence, RuntimeKind, Spec
 from sandkeep.domain.template import Template, TemplatePhase
+from sandkeep.lib.retry import delays
 from sandkeep.store import sandboxes as sandbox_store
 from sandkeep.store import templates as store
 
@@ -38,6 +39,7 @@ class Templates:
         self._clock = clock
         self._tasks: TaskGroup | None = None
         self._news = anyio.Event()
+        self._building: set[str] = set()
 
     def start(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -109,6 +111,7 @@ class Templates:
 
     async def _build(self, template: Template, spec: Spec, step_timeout: float) -> None:
         sandbox_id = None
+        self._building.add(template.id)
         try:
             sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None)
             sandbox_id = sandbox.id
@@ -131,13 +134,11 @@ class Templates:
                 TemplateOnNode(template.id, template.name, template.created_at, 0, template.parent),
             )
             ready = replace(template, phase=TemplatePhase.READY, size=made.size)
-            async with self._events.change() as ledger:
-                await store.save(ledger.transaction, ready)
-                await ledger.tell(EventKind.TEMPLATE_READY, template.project_id, template.id, name=template.name)
-            self._changed()
+            await self._write(ready, EventKind.TEMPLATE_READY)
         except SandkeepError as error:
             await self._fail(template, error.message)
         finally:
+            self._building.discard(template.id)
             if sandbox_id:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(30):
                     await self._discard(template.project_id, sandbox_id)
@@ -150,16 +151,24 @@ class Templates:
 
     async def _note(self, template: Template, text: str) -> Template:
         noted = replace(template, log=(template.log + text)[-_LOG_LIMIT:])
-        async with self._events.change() as ledger:
-            await store.save(ledger.transaction, noted)
-        self._changed()
+        await self._write(noted)
         return noted
 
+    async def _write(self, template: Template, kind: EventKind | None = None) -> None:
+        """A build is nobody's request: it waits for a database that is away."""
+        waits = delays(0.5, cap=5.0)
+        while True:
+            try:
+                async with self._events.change() as ledger:
+                    await store.save(ledger.transaction, template)
+                    if kind:
+                        await ledger.tell(kind, template.project_id, template.id, template.reason, name=template.name)
+                return self._changed()
+            except Unavailable:
+                await self._clock.sleep(next(waits))
+
     async def _fail(self, template: Template, reason: str) -> None:
-        async with self._events.change() as ledger:
-            await store.save(ledger.transaction, replace(template, phase=TemplatePhase.FAILED, reason=reason))
-            await ledger.tell(EventKind.TEMPLATE_FAILED, template.project_id, template.id, reason, name=template.name)
-        self._changed()
+        await self._write(replace(template, phase=TemplatePhase.FAILED, reason=reason), EventKind.TEMPLATE_FAILED)
 
     async def delete(self, project_id: str, reference: str) -> None:
         """Raises InUse while sandboxes were made from it."""
@@ -190,7 +199,7 @@ class Templates:
             known = {template.id: template for template in await store.everywhere(ledger.transaction)}
         on_node = {template.id: template for template in await self._runner.templates()}
         for template in known.values():
-            if template.phase is TemplatePhase.BUILDING:
+            if template.phase is TemplatePhase.BUILDING and template.id not in self._building:
                 await self._fail(template, "the server stopped during the build")
             elif template.phase is TemplatePhase.DELETING:
                 await self.finish_delete(template)

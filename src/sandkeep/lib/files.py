@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,6 +44,25 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
         raise
     finally:
         os.close(fd)
+    os.rename(fresh, path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def written_durably(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A file that the body writes, which replaces `path` when the body has ended well: all or nothing, as above."""
+    fresh = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(fresh, flags, mode), "wb") as file:
+        try:
+            os.fchmod(file.fileno(), mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+            raise
     os.rename(fresh, path)
     sync_folder(path.parent)
 

@@ -1,81 +1,134 @@
-"""The connection to the database, and its transactions.
+"""The connection to the database, and its transactions: one after the other, on SQLite and on PostgreSQL alike.
 
-SQLite: one connection for the whole process, so that it alone writes and checkpoints the WAL (versions before 3.51.3 can
-corrupt it under two), synchronous=FULL: what was committed survives a power cut.
+There is one connection, and one server that owns it. So what a transaction has read stands until it ends, and nothing is
+ever retried. A database that does not answer is Unavailable to callers; the next transaction looks for it again.
 """
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from sandkeep.domain.errors import Conflict, InvalidArgument, Unavailable
+from sandkeep.store import postgres, sqlite
 from sandkeep.store.tables import metadata
+from sandkeep.telemetry.log import log
 
 Transaction = AsyncConnection
 """What the functions of store take: a transaction under way."""
-_SETTLED = "settled"
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_REST = 0.5
+"""Seconds in which nobody knocks again at a database that did not answer: who waits in line is told at once."""
 
 
 class Database:
-    def __init__(self, url: str) -> None:
-        """`url`: sqlite+aiosqlite:///PATH or postgresql+asyncpg://..."""
-        options: dict[str, Any] = {}
-        self._sqlite = url.startswith("sqlite")
-        if self._sqlite:
-            options = {
-                "poolclass": AsyncAdaptedQueuePool,
-                "pool_size": 1,
-                "max_overflow": 0,
-                "pool_reset_on_return": None,
-            }
-        self._engine: AsyncEngine = create_async_engine(url, **options)
-        if self._sqlite:
-            event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
-            event.listen(self._engine.sync_engine, "begin", _begin_immediate)
-            event.listen(self._engine.sync_engine, "reset", _roll_back_the_rest)
+    def __init__(self, url: str, *, password: str | None = None, read_only: bool = False) -> None:
+        """`url`: sqlite:///PATH or postgresql://... `read_only`: beside the server that owns it; one moment of it for
+        each transaction. Raises InvalidArgument for any other URL."""
+        try:
+            parsed = make_url(url)
+            driver = _DRIVERS.get(parsed.get_backend_name())
+            port = parsed.port
+        except (ArgumentError, ValueError):
+            driver, port = None, None
+        if driver is None or (port is not None and not 0 < port < 65536):
+            raise InvalidArgument(
+                "database_url cannot be understood", hint="postgresql://USER@HOST/DATABASE, or empty for SQLite"
+            )
+        parsed = parsed.set(drivername=driver)
+        self.kind = parsed.get_backend_name()
+        self._engine: AsyncEngine
+        if self.kind == "sqlite":
+            self._engine, self._meaning = sqlite.make_engine(parsed, read_only=read_only), sqlite.meaning
+        else:
+            self._engine = postgres.make_engine(parsed, password=password, read_only=read_only)
+            self._meaning = postgres.meaning
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._lost: Unavailable | None = None
+        self._rest_until = 0.0
 
     async def open(self) -> None:
-        """Bring the schema to this version. Raises RuntimeError for a database of a newer version."""
+        """Own it, and bring the schema to this version. Raises Conflict for a database of a newer version, a damaged
+        one, or one that another server has; Unavailable when it does not answer."""
         from sandkeep.store.migrations import migrate
 
-        async with self._engine.connect() as connection:
-            await connection.run_sync(migrate, metadata)
-            await connection.commit()
+        try:
+            async with self.transaction() as transaction:
+                await transaction.run_sync(migrate, metadata)
+        except Unavailable as error:
+            if isinstance(error.__cause__, postgres.TakenError):
+                raise Conflict(
+                    "another server has this database", hint="each instance needs a database (or schema) of its own"
+                ) from error
+            raise
+
+    async def look(self) -> str | None:
+        """The version of its schema, None for an empty one. Changes nothing. Raises Unavailable, Conflict."""
+        from sandkeep.store.migrations import revision
+
+        async with self.transaction() as transaction:
+            return await transaction.run_sync(revision)
+
+    async def erase(self) -> None:
+        """Every table of ours. Raises Unavailable."""
+        from sandkeep.store.migrations import erase
+
+        async with self.transaction() as transaction:
+            await transaction.run_sync(erase, metadata)
+
+    async def damage(self) -> str | None:
+        """What the database finds wrong with itself. PostgreSQL has no such question."""
+        if self.kind != "sqlite":
+            return None
+        async with self.transaction() as transaction:
+            found = str((await transaction.execute(text("PRAGMA quick_check"))).scalar())
+        return None if found == "ok" else found
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """All or nothing; durable when it ends. Not cancelled in the middle (it takes milliseconds): a cancelled query
-        would leave the one connection in the hands of nobody."""
+        would leave the one connection in the hands of nobody. Raises Unavailable: it is then not known whether what was
+        on its way to be committed is."""
         with anyio.CancelScope(shield=True):
-            async with self._engine.connect() as connection:
-                async with connection.begin():
-                    yield connection
-                if connection.sync_connection is not None:
-                    connection.sync_connection.info[_SETTLED] = True
+            async with self._turn:
+                if self._lost is not None and time.monotonic() < self._rest_until:
+                    raise Unavailable(
+                        self._lost.message,
+                        hint=self._lost.hint,
+                        retry_after=self._lost.retry_after,
+                        **self._lost.details,
+                    )
+                try:
+                    async with self._engine.connect() as connection:
+                        async with connection.begin():
+                            try:
+                                yield connection
+                            except TimeoutError:
+                                await connection.invalidate()  # nothing more is asked of what does not answer
+                                raise
+                        if connection.sync_connection is not None:
+                            connection.sync_connection.info[sqlite.SETTLED] = True
+                except (SQLAlchemyError, OSError, postgres.TakenError) as error:
+                    self._fail(error)
+                    raise
+                if self._lost is not None:
+                    self._lost = None
+                    log("database.found")
+
+    def _fail(self, error: Exception) -> None:
+        """Raises what callers are told, if the error is not ours."""
+        told = self._meaning(error)
+        if told is None:
+            return
+        if isinstance(told, Unavailable):
+            if self._lost is None:
+                log("database.lost", "warning", error=told.message)
+            self._lost, self._rest_until = told, time.monotonic() + _REST
+        raise told from error
 
     async def close(self) -> None:
         await self._engine.dispose()
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy's begin event below starts transactions, not the sqlite3 module
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "cache_size=-4096"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediate(connection: Any) -> None:
-    """By the driver itself: one trip to its thread, where a cursor of SQLAlchemy's makes three."""
-    connection.connection.dbapi_connection.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
-
-
-def _roll_back_the_rest(connection: Any, record: Any, _state: Any) -> None:
-    """As the pool itself does at every return, but not after a commit: it is a trip to the driver's thread for nothing.
-    What the driver says of itself would not do: the BEGIN of a cancelled task may still be on its way there."""
-    if not record.info.pop(_SETTLED, False):
-        connection.rollback()

@@ -172,6 +172,11 @@ async def everywhere(connection: AsyncConnection) -> list[Sandbox]:
     return [_sandbox(row) for row in await connection.execute(select(table))]
 
 
+async def phases(connection: AsyncConnection) -> dict[str, str]:
+    """id -> phase, of all projects: for fsck."""
+    return {row.id: row.phase for row in await connection.execute(select(table.c.id, table.c.phase))}
+
+
 async def expired(connection: AsyncConnection, now: float) -> list[Sandbox]:
     rows = await connection.execute(_EXPIRED, {"_now": now})
     return [_sandbox(row) for row in rows]

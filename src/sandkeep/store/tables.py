@@ -1,8 +1,22 @@
 """All tables on one page. Times are seconds since the epoch, sizes bytes; `project_id` is in every one."""
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 
 metadata = MetaData()
+_Whole = BigInteger().with_variant(Integer(), "sqlite")
 
 projects = Table(
     "projects",
@@ -35,9 +49,9 @@ sandboxes = Table(
     Column("runtime", String(16), nullable=False),
     Column("persistence", String(16), nullable=False),
     Column("cpus", Float, nullable=False),
-    Column("memory", Integer, nullable=False),
-    Column("disk", Integer, nullable=False),
-    Column("pids", Integer, nullable=False),
+    Column("memory", _Whole, nullable=False),
+    Column("disk", _Whole, nullable=False),
+    Column("pids", _Whole, nullable=False),
     Column("env", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("network", String(16), nullable=False),
@@ -51,7 +65,7 @@ sandboxes = Table(
     Column("reason", String, nullable=False),
     Column("since", Float, nullable=False),
     Column("conditions", JSON, nullable=False),
-    Column("epoch", Integer, nullable=False),
+    Column("epoch", _Whole, nullable=False),
     Column("operation", String(24)),
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
@@ -73,7 +87,7 @@ templates = Table(
     Column("name", String(40), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", _Whole, nullable=False),
     Column("parent", String(24)),
     Column("steps", JSON, nullable=False),
     Column("reason", String, nullable=False),
@@ -84,7 +98,7 @@ templates = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", _Whole, primary_key=True, autoincrement=True),
     Column("project_id", String(24), nullable=False),
     Column("at", Float, nullable=False),
     Column("kind", String(40), nullable=False),
@@ -111,5 +125,5 @@ nodes = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("project_id", String(24), nullable=False),
-    Column("last_fact", Integer, nullable=False),
+    Column("last_fact", _Whole, nullable=False),
 )

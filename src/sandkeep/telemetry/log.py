@@ -10,6 +10,8 @@ from typing import Any, Final
 EVENTS: Final[dict[str, str]] = {
     "daemon.started": "The server or the runner serves.",
     "daemon.stopping": "It was told to stop.",
+    "database.found": "The database answers again.",
+    "database.lost": "The database does not answer; calls get 503 until it does.",
     "disk.quarantined": "The pool holds a disk that no record names; it is kept.",
     "journal.torn": "A crash left a journal file whose first line is not whole: nothing was done under it.",
     "machine.adopted": "After a restart, the runner took over a machine that lived on.",

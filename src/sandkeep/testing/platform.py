@@ -124,17 +124,19 @@ class _Relay:
 
 
 @asynccontextmanager
-async def platform(folder: Path) -> AsyncIterator[LocalPlatform]:
-    """A platform with the template `base`; all its tasks end with the block."""
-    (folder / "run").mkdir(parents=True)
-    database = Database(f"sqlite+aiosqlite:///{folder}/test.db")
+async def platform(folder: Path, url: str | None = None) -> AsyncIterator[LocalPlatform]:
+    """A platform with the template `base`; all its tasks end with the block. `url`: of a database, else SQLite's."""
+    (folder / "run" / "grants").mkdir(parents=True, exist_ok=True)
+    database = Database(url or f"sqlite:///{folder}/test.db")
     await database.open()
     try:
         async with anyio.create_task_group() as tasks:
             made = LocalPlatform(folder, tasks)
-            await made.add_template("base")
+            if not list((folder / "node" / "templates").glob("*.json")):
+                await made.add_template("base")
             await made.start_node()
-            made.services = await make_services(database, made.runner, made.guest, made.clock, VERSION)  # type: ignore[arg-type]
+            grants = folder / "run" / "grants"
+            made.services = await make_services(database, made.runner, made.guest, made.clock, VERSION, grants)  # type: ignore[arg-type]
             made.services.templates.start(tasks)
             tasks.start_soon(made.services.reconciler.run)
             _, secret = await made.services.keys.create(await made.services.keys.default_project(), "test")

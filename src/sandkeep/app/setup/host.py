@@ -42,6 +42,7 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
         runsc = await packages.fetch_runsc(say)
     settings = _write_settings(settings, {**asked, "runsc": str(runsc)}, say)
     await _make_user(settings, say)
+    _show_settings_to_the_server(settings)
     prepare_folders(settings)
     _identify(settings)
     install_agent(settings.agents_folder)
@@ -68,7 +69,7 @@ def _write_settings(settings: Settings, asked: dict[str, Any], say: Say) -> Sett
     text = tomli_w.dumps({key: kept[key] for key in sorted(kept)})
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_durably(path, text.encode(), 0o644)
+        write_durably(path, text.encode(), 0o600 if "database_url" in kept else 0o644)
         say(f"wrote {path}")
     return settings_module.load(settings.instance)
 
@@ -83,6 +84,14 @@ async def _make_user(settings: Settings, say: Say) -> None:
             timeout=30,
         )
         changes.note(settings, "user", settings.user)
+
+
+def _show_settings_to_the_server(settings: Settings) -> None:
+    """A URL may have a password in it: the file is then for root and the server alone."""
+    path = config_file(settings.instance)
+    if settings.database_url:
+        os.chown(path, 0, pwd.getpwnam(settings.user).pw_gid)
+        path.chmod(0o640)
 
 
 def _identify(settings: Settings) -> None:

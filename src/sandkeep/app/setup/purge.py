@@ -11,6 +11,7 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 
 from sandkeep.app import units, wiring
+from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file
 from sandkeep.app.setup import changes
 from sandkeep.app.standalone import has_systemd, require_root, stop_daemons
@@ -27,7 +28,9 @@ Say = Callable[[str], None]
 
 def what_goes(settings: Settings) -> list[str]:
     """For the question before it."""
+    tables = ["its tables in the PostgreSQL database"] if settings.database_url else []
     return [
+        *tables,
         f"all sandboxes, templates, keys and data of instance {settings.instance} ({settings.data_folder})",
         f"{settings.run_folder}, {settings.log_folder}, {config_file(settings.instance)}",
         "its networks, firewall tables, machines and system user, if no other instance uses it",
@@ -68,6 +71,7 @@ async def purge(settings: Settings, say: Say) -> None:
     await step("networks", networks.close)
     await step("resolver", lambda: _stop_resolver(settings))
     await step("firewall", lambda: run_sync(remove_accept_rule, open_nft(), wiring.network_settings(settings)))
+    await _erase_tables(settings, say)
     say("removing the pool and all data")
     await step("pool", close_pool)
     known = changes.noted(settings)
@@ -86,6 +90,21 @@ async def purge(settings: Settings, say: Say) -> None:
     if problems:
         raise problems[0]
     say(f"instance {settings.instance} is gone")
+
+
+async def _erase_tables(settings: Settings, say: Say) -> None:
+    """Those in PostgreSQL. A database that is gone for good does not hold up a purge."""
+    if not settings.database_url:
+        return
+    try:
+        with acting_as(settings.user):
+            database = database_of(settings)
+            try:
+                await database.erase()
+            finally:
+                await database.close()
+    except (SandkeepError, KeyError) as error:
+        say(f"the tables in the database stay: {error}")
 
 
 async def _stop_resolver(settings: Settings) -> None:

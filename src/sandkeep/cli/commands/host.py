@@ -1,12 +1,17 @@
-"""This host: setup, up, down, demo, doctor, fsck, purge, and the daemons' own entries. The only command that starts programs."""
+"""This host: setup, up, down, demo, doctor, fsck, backup, purge, and the daemons' own entries.
+
+The only commands that start programs.
+"""
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from sandkeep.app import entry
+from sandkeep.cli.output import size
 from sandkeep.cli.session import Session, pass_session
 
 
@@ -135,6 +140,50 @@ def fsck(context: click.Context, session: Session) -> None:
         context.exit(1)
 
 
+@click.group()
+def backup() -> None:
+    """Save the server's database into one file, and restore it.
+
+    Disks and memory images are not in it.
+
+    \b
+    Example:
+      sandkeep backup create sandkeep.backup
+    """
+
+
+@backup.command("create")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@pass_session
+def create_backup(session: Session, file: Path) -> None:
+    """Write one moment of the database into FILE, also while the server runs.
+
+    \b
+    Example:
+      sandkeep backup create sandkeep-$(date +%F).backup
+    """
+    result = entry.create_backup(_settings(session), file.absolute())
+    rows = sum(result["rows"].values())
+    session.say(
+        f"{file} has {rows} rows, {result['rows'].get('sandboxes', 0)} sandboxes ({size(result['size'])})", result
+    )
+
+
+@backup.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="If the daemons run, stop them for it and start them again.")
+@pass_session
+def restore(session: Session, file: Path, yes: bool) -> None:
+    """Put FILE in the place of the database; what was there is kept beside it. Changes nothing on the node.
+
+    \b
+    Example:
+      sandkeep backup restore sandkeep.backup --yes
+    """
+    result = entry.restore_backup(_settings(session), file.absolute(), session.note, yes)
+    session.say("", result)
+
+
 @click.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
@@ -168,10 +217,3 @@ def server(session: Session) -> None:
 def runner(session: Session) -> None:
     """Run the node's root daemon in the foreground."""
     entry.runner(_settings(session))
-
-
-@click.command("bootstrap-key", hidden=True)
-@pass_session
-def bootstrap_key(session: Session) -> None:
-    """Make a key of the default project, straight in the database."""
-    click.echo(entry.bootstrap_key(_settings(session)))

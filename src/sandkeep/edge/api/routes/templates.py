@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from sandkeep.domain.errors import NotFound
+from sandkeep.domain.errors import NotFound, Unavailable
 from sandkeep.domain.quantities import parse_size
 from sandkeep.domain.sandbox import Limits, RuntimeKind
 from sandkeep.domain.template import TemplatePhase
@@ -58,6 +58,8 @@ async def _log(use: Services, project_id: str, template_id: str) -> AsyncIterato
             found = await use.templates.get(project_id, template_id)
         except NotFound:
             return
+        except Unavailable:
+            continue  # the build goes on, and there will be news when the database is back
         if len(found.log) > sent:
             yield found.log[sent:].encode()
             sent = len(found.log)

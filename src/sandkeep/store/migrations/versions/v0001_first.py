@@ -8,6 +8,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_Whole = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -36,9 +38,9 @@ def upgrade() -> None:
         sa.Column("runtime", sa.String(16), nullable=False),
         sa.Column("persistence", sa.String(16), nullable=False),
         sa.Column("cpus", sa.Float, nullable=False),
-        sa.Column("memory", sa.Integer, nullable=False),
-        sa.Column("disk", sa.Integer, nullable=False),
-        sa.Column("pids", sa.Integer, nullable=False),
+        sa.Column("memory", _Whole, nullable=False),
+        sa.Column("disk", _Whole, nullable=False),
+        sa.Column("pids", _Whole, nullable=False),
         sa.Column("env", sa.JSON, nullable=False),
         sa.Column("labels", sa.JSON, nullable=False),
         sa.Column("network", sa.String(16), nullable=False),
@@ -51,7 +53,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String, nullable=False),
         sa.Column("since", sa.Float, nullable=False),
         sa.Column("conditions", sa.JSON, nullable=False),
-        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("epoch", _Whole, nullable=False),
         sa.Column("operation", sa.String(24)),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("updated_at", sa.Float, nullable=False),
@@ -67,7 +69,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(40), nullable=False),
         sa.Column("phase", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
-        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("size", _Whole, nullable=False),
         sa.Column("parent", sa.String(24)),
         sa.Column("steps", sa.JSON, nullable=False),
         sa.Column("reason", sa.String, nullable=False),
@@ -76,7 +78,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "events",
-        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("seq", _Whole, primary_key=True, autoincrement=True),
         sa.Column("project_id", sa.String(24), nullable=False),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("kind", sa.String(40), nullable=False),
@@ -99,5 +101,10 @@ def upgrade() -> None:
         "nodes",
         sa.Column("id", sa.String(64), primary_key=True),
         sa.Column("project_id", sa.String(24), nullable=False),
-        sa.Column("last_fact", sa.Integer, nullable=False),
+        sa.Column("last_fact", _Whole, nullable=False),
     )
+
+
+def downgrade() -> None:
+    for table in ("nodes", "idempotency", "events", "templates", "sandboxes", "keys", "projects"):
+        op.drop_table(table)
