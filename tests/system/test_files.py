@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandkeep.sdk import Client, Sandbox
-from sandkeep.sdk.errors import AlreadyExists, InvalidArgument, NotFound
+from sandkeep.sdk.errors import AlreadyExists, InvalidArgument, NoCapacity, NotFound
 from support.instance import Instance, until
 
 MIB = 1 << 20
@@ -47,6 +47,22 @@ def test_single_files(box: Sandbox) -> None:
         files.list("empty")
     files.write("/root/of-root", "x", user="root")
     assert files.stat("/root/of-root").owner == "root"
+
+
+def test_an_upload_that_fails_on_its_way_says_why(box: Sandbox) -> None:
+    """Also when far more was to come than what the agent takes before it answers."""
+    with pytest.raises(InvalidArgument, match="is a directory"):
+        box.files.write("/home/user", BLOCK * 8)
+    with pytest.raises(NoCapacity, match="no space left"):
+        box.files.write("/dev/shm/large", BLOCK * 100)
+    assert box.exec("true").exit_code == 0
+
+
+def test_the_root_folder_stays(box: Sandbox) -> None:
+    for name in ("/", "//", "/home/..", "/."):
+        with pytest.raises(InvalidArgument, match="root folder"):
+            box.files.remove(name)
+    assert box.exec("ls /bin/sh").exit_code == 0
 
 
 def test_changes_are_seen_as_they_happen(box: Sandbox) -> None:

@@ -19,7 +19,9 @@ def test_the_user_becomes_root(sandbox: Sandbox) -> None:
     assert sandbox.exec("cd /var/tmp && sudo pwd").stdout == "/var/tmp\n"
     assert sandbox.exec("sudo -u nobody id -un").stdout == "nobody\n"
     assert sandbox.exec("bash -lc 'sudo id -u'").stdout == "0\n", "also in a login shell"
-    written = "sudo install -o root -m 600 /dev/null /etc/secret && sudo tee /etc/secret >/dev/null && sudo stat -c %U:%a /etc/secret"
+    written = (
+        "sudo install -m 600 /dev/null /etc/secret; sudo tee /etc/secret >/dev/null; sudo stat -c %U:%a /etc/secret"
+    )
     assert sandbox.exec(written, stdin="x").stdout == "root:600\n"
     assert sandbox.exec("cat /etc/secret").exit_code != 0
 

@@ -139,6 +139,9 @@ func (s *Service) remove(r *http.Request, in *pathRequest) (empty, error) {
 	if err != nil {
 		return empty{}, err
 	}
+	if path == "/" {
+		return empty{}, connect.Errorf(connect.InvalidArgument, "the root folder cannot be removed")
+	}
 	return empty{}, os.RemoveAll(path)
 }
 

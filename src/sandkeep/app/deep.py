@@ -32,7 +32,7 @@ _COUNT = "n=0; while :; do n=$((n+1)); echo $$ $n > /tmp/count.new; mv /tmp/coun
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    path = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES)
+    path, _ = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES, wiring.approved_builds(settings))
     if path is None:
         return [Finding("missing", "there is no runsc (gVisor)", "sandkeep setup fetches the tested build")]
     version, digest = await build.version(path), build.digest(path)

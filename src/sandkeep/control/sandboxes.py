@@ -36,6 +36,7 @@ from sandkeep.domain.names import check_name
 from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
+    TRANSITIONAL,
     Hold,
     Persistence,
     Phase,
@@ -44,6 +45,9 @@ from sandkeep.domain.sandbox import (
 )
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
+
+_SETTLED_WITHIN = 30.0
+"""Seconds that a call waits for a sandbox that a crash left in the middle of a change."""
 
 
 class Sandboxes:
@@ -353,6 +357,9 @@ class Sandboxes:
             )
         async with self._locks[sandbox.id]:  # whatever is under way ends first
             sandbox = await self.get(sandbox.project_id, sandbox.id)
+        if sandbox.status.phase in TRANSITIONAL and sandbox.status.phase is not Phase.DELETING:
+            # A crash left it so: the reconciler settles it as soon as the node is back.
+            sandbox = await self.wait(sandbox.project_id, sandbox.id, set(Phase) - TRANSITIONAL, _SETTLED_WITHIN)
         match sandbox.status.phase:
             case Phase.RUNNING:
                 return sandbox

@@ -80,6 +80,8 @@ async def end(parts: Parts, record: Record) -> Record:
     if record.slot:
         await parts.networks.detach(record.id, record.slot)
         parts.slots.release(record.slot)
+    if any(condition.kind is ConditionKind.GUEST_READY and condition.value for condition in record.conditions):
+        record = record.with_condition(ConditionKind.GUEST_READY, False, "it has no machine", parts.clock.now())
     return replace(record, machine=None, slot=0)
 
 

@@ -4,6 +4,7 @@ import os
 import pwd
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -16,7 +17,7 @@ from sandkeep.app.daemon import holder
 from sandkeep.app.settings import Settings, config_file
 from sandkeep.app.setup import changes, packages
 from sandkeep.app.standalone import prepare_folders, require_root
-from sandkeep.domain.errors import Conflict
+from sandkeep.domain.errors import Conflict, Unavailable
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import TemplateOnNode
 from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
@@ -25,7 +26,6 @@ from sandkeep.drivers.images.debian import DebianBuilder
 from sandkeep.drivers.images.root import check_root
 from sandkeep.drivers.network.host import insert_accept_rule, overlapping_routes
 from sandkeep.drivers.network.nftables import open_nft
-from sandkeep.drivers.runtime.runsc import build, control
 from sandkeep.engine.records import Records
 from sandkeep.lib import process
 from sandkeep.lib.files import write_durably
@@ -37,9 +37,7 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     """`asked`: settings given as flags, kept in the instance's file. Raises what a step raises, with a hint."""
     require_root()
     await packages.install_packages(say)
-    runsc = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES)
-    if runsc is None or await build.version(runsc) not in control.TESTED:
-        runsc = await packages.fetch_runsc(say)
+    runsc = await _runsc(settings, say)
     settings = _write_settings(settings, {**asked, "runsc": str(runsc)}, say)
     await _make_user(settings, say)
     _show_settings_to_the_server(settings)
@@ -55,6 +53,22 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     for recipe in templates:
         await make_template(settings, recipe, say)
     say(f"instance {settings.instance} is set up in {settings.data_folder}")
+
+
+async def _runsc(settings: Settings, say: Say) -> Path:
+    """Raises Unavailable when there is no build at all and none can be had."""
+    found, tested = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES, wiring.approved_builds(settings))
+    if found and tested:
+        return found
+    try:
+        return await packages.fetch_runsc(say)
+    except Unavailable as error:
+        if found is None:
+            raise
+        say(
+            f"{error.message}; using {found}, which is not tested: without memory persistence until sandkeep doctor --deep"
+        )
+        return found
 
 
 def _write_settings(settings: Settings, asked: dict[str, Any], say: Say) -> Settings:

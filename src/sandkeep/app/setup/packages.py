@@ -66,8 +66,11 @@ async def install_packages(say: Say) -> None:
         ) from error
 
 
-async def find_runsc(configured: Path | None, places: tuple[Path, ...]) -> Path | None:
-    """The first build that is on the tested list, else the first that there is."""
+async def find_runsc(
+    configured: Path | None, places: tuple[Path, ...], approved: frozenset[str]
+) -> tuple[Path | None, bool]:
+    """The first build that is on the tested list or that the deep check approved, and True; else the first that there is.
+    approved: digests."""
     found = []
     for path in (*([configured] if configured else []), *places, *sorted(RUNTIMES.glob("runsc-*/runsc"))):
         if path.exists():
@@ -75,10 +78,10 @@ async def find_runsc(configured: Path | None, places: tuple[Path, ...]) -> Path 
                 version = await build.version(path)
             except Exception:  # noqa: S112 - a broken binary is no candidate
                 continue
-            if version in control.TESTED:
-                return path
+            if version in control.TESTED or build.digest(path) in approved:
+                return path, True
             found.append(path)
-    return found[0] if found else None
+    return (found[0] if found else None), False
 
 
 async def fetch_runsc(say: Say) -> Path:

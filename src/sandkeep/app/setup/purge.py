@@ -80,13 +80,11 @@ async def purge(settings: Settings, say: Say) -> None:
             await step(str(folder), partial(_remove_tree, folder))
         config_file(settings.instance).unlink(missing_ok=True)
         config.forget_instance(settings.instance)
+    await step("forwarding", lambda: changes.restore_forwarding(settings))
     if has_systemd():
         await step("units", lambda: _remove_units(settings))
-    if not _other_instances():
-        if known.get("ip_forward") == "0":
-            Path(changes.FORWARD).write_text("0")
-        if known.get("user"):
-            await step("user", lambda: process.run(["userdel", known["user"]], timeout=30, check=False))
+    if not _other_instances() and known.get("user"):
+        await step("user", lambda: process.run(["userdel", known["user"]], timeout=30, check=False))
     if problems:
         raise problems[0]
     say(f"instance {settings.instance} is gone")

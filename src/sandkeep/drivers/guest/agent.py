@@ -86,8 +86,7 @@ class AgentGuest:
             pool.busy.add(connection)
             try:
                 try:
-                    await connection.send(method, target, signed, body)
-                    response = await connection.receive(method)
+                    response = await connection.exchange(method, target, signed, body)
                 except GuestUnreachable as error:
                     # A kept connection may have died unnoticed; before any answer began a whole body can be sent again.
                     if reused and (body is None or isinstance(body, bytes)) and not error.details.get("began"):

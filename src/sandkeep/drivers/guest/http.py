@@ -12,6 +12,7 @@ import httptools
 from anyio.abc import ByteStream
 
 from sandkeep.domain.errors import GuestError, GuestUnreachable
+from sandkeep.lib.together import together
 
 _MAX_HEAD = 64 << 10
 _CHUNK = 256 << 10
@@ -56,14 +57,42 @@ class Connection:
         self._host = host.encode()
         self.reusable = True
         self.served = 0
+        self._cut = False
 
     async def close(self) -> None:
         self.reusable = False
         with anyio.CancelScope(shield=True), suppress(*_BROKEN):
             await anyio.aclose_forcefully(self._stream)
 
-    async def send(self, method: str, target: str, headers: Headers, body: AsyncIterator[bytes] | bytes | None) -> None:
-        """Raises GuestUnreachable when the connection is gone."""
+    async def exchange(
+        self, method: str, target: str, headers: Headers, body: AsyncIterator[bytes] | bytes | None
+    ) -> "Response":
+        """One request, and the head of its answer. That may come before a streamed body has been sent (the disk is full):
+        the rest is then not sent. Raises GuestUnreachable when the connection is gone, GuestError."""
+        if body is None or isinstance(body, bytes):
+            await self._send(method, target, headers, body)
+            return await self._receive(method)
+        async with together() as tasks:
+            tasks.start_soon(self._send_until_answered, method, target, headers, body)
+            response = await self._receive(method)
+            tasks.cancel_scope.cancel()
+        return response
+
+    async def _send_until_answered(
+        self, method: str, target: str, headers: Headers, body: AsyncIterator[bytes]
+    ) -> None:
+        self._cut = True
+        try:
+            await self._send(method, target, headers, body)
+        except GuestUnreachable as error:
+            if not error.details.get("sending"):
+                raise
+            return  # whoever stops listening has said why, or will be missed by who reads
+        self._cut = False
+
+    async def _send(
+        self, method: str, target: str, headers: Headers, body: AsyncIterator[bytes] | bytes | None
+    ) -> None:
         self.reusable = False
         head = [f"{method} {target} HTTP/1.1\r\nhost: ".encode(), self._host, b"\r\n"]
         sized = any(name.lower() == b"content-length" for name, _ in headers)
@@ -85,10 +114,9 @@ class Connection:
             if not sized:
                 await self._stream.send(b"0\r\n\r\n")
         except _BROKEN as error:
-            raise GuestUnreachable("the connection to the agent broke while sending") from error
+            raise GuestUnreachable("the connection to the agent broke while sending", sending=True) from error
 
-    async def receive(self, method: str) -> "Response":
-        """The head of the answer. Raises GuestUnreachable, GuestError."""
+    async def _receive(self, method: str) -> "Response":
         answer = _Answer()
         parser = httptools.HttpResponseParser(answer)
         while not answer.head_done:
@@ -140,7 +168,7 @@ class Response:
                     raise GuestUnreachable("the agent's answer was cut")
                 break
         self._connection.served += 1
-        self._connection.reusable = answer.done and self._parser.should_keep_alive()
+        self._connection.reusable = answer.done and self._parser.should_keep_alive() and not self._connection._cut
 
     def _length_known(self) -> bool:
         return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers)

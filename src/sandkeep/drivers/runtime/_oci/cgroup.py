@@ -177,6 +177,10 @@ class Group:
         file = "memory.events" if self._version("memory") == 2 else "memory.oom_control"
         return number(self.folder("memory") / file, "oom_kill")
 
+    def refused_processes(self) -> int:
+        """How often its pids limit refused one more process or thread."""
+        return number(self.folder("pids") / "pids.events", "max")
+
     @property
     def frozen(self) -> bool:
         """True also while it is becoming frozen."""

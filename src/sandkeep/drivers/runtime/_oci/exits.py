@@ -46,13 +46,16 @@ def _status(fd: int) -> int | None:
     return None
 
 
-def describe(status: int | None, oom_kills: int, panic: str = "") -> str:
-    """A sentence for people. oom_kills: how often the kernel killed somebody in it, which need not be how it ended."""
+def describe(status: int | None, oom_kills: int, panic: str = "", *, crowded: bool = False) -> str:
+    """A sentence for people. oom_kills: how often the kernel killed somebody in it, which need not be how it ended.
+    crowded: it had as many processes as its pids limit lets it have."""
     killed = status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
     if oom_kills and (killed or panic):
         return "ended: it was out of memory"
     if panic:
         return f"ended: the runtime failed: {panic.strip().splitlines()[0][:200]}"
+    if crowded and not killed:
+        return "ended: it had reached its pids limit"
     if status is None:
         return "ended"
     code = os.waitstatus_to_exitcode(status)

@@ -123,7 +123,8 @@ class Machines:
         status = await exits.wait(pids[0])
         panic = self.folders.panic(machine_id)
         text = panic.read_text(errors="replace")[:1000] if panic.exists() else ""
-        return exits.describe(status, self.group(machine_id).oom_kills(), text)
+        group = self.group(machine_id)
+        return exits.describe(status, group.oom_kills(), text, crowded=group.refused_processes() > 0)
 
     async def set_limits(self, machine_id: str, limits: GroupLimits) -> None:
         def change() -> None:
