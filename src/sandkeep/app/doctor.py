@@ -9,6 +9,7 @@ from sandkeep.app import deep, wiring
 from sandkeep.app.agents import shipped_agent
 from sandkeep.app.daemon import holder
 from sandkeep.app.findings import Finding
+from sandkeep.app.inspection import apart
 from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
@@ -158,6 +159,7 @@ async def _database(settings: Settings) -> list[Finding]:
         with acting_as(settings.user):
             database = database_of(settings, read_only=True)
             schema = await database.look()
+        strangers = await apart(database, settings) if schema else ""
     except (SandkeepError, KeyError) as error:
         hint = error.hint if isinstance(error, SandkeepError) else None
         return [Finding("missing", f"database: {error}", hint or "sandkeep setup makes its user")]
@@ -165,6 +167,8 @@ async def _database(settings: Settings) -> list[Finding]:
         if database is not None:
             await database.close()
     kind = "PostgreSQL" if settings.database_url else "SQLite"
+    if strangers:
+        return [Finding("warning", strangers, "put the right database back; or sandkeep node adopt --plan")]
     return [Finding("ok", f"database: {kind}, " + (f"schema {schema}" if schema else "empty"))]
 
 

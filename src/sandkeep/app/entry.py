@@ -72,6 +72,19 @@ def fsck(settings: Settings) -> dict[str, Any]:
     return anyio.run(inspect, settings)
 
 
+def plan_repair(settings: Settings) -> list[Any]:
+    """Steps: kind, subject, who (node, server or nobody), what."""
+    from sandkeep.app.inspection import plan
+
+    return anyio.run(plan, settings)
+
+
+def repair(settings: Settings) -> None:
+    from sandkeep.app.inspection import repair as work
+
+    anyio.run(work, settings)
+
+
 def what_purge_removes(settings: Settings) -> list[str]:
     from sandkeep.app.setup.purge import what_goes
 

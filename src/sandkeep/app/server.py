@@ -16,8 +16,11 @@ from sandkeep.app.wiring import SystemClock
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
+from sandkeep.control.adoption import Adoption
 from sandkeep.control.events import Events
 from sandkeep.control.keys import Keys
+from sandkeep.control.nodes import Nodes
+from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import Templates
@@ -93,8 +96,22 @@ async def make_services(
     keys = Keys(events, clock, grants)
     sandboxes = Sandboxes(events, runner, guest, clock)
     templates = Templates(events, sandboxes, runner, guest, clock)
-    reconciler = Reconciler(events, sandboxes, templates, runner, clock, await keys.default_project())
-    return Services(version, keys, sandboxes, templates, events, reconciler, runner, guest)
+    installation = await keys.default_project()
+    nodes = Nodes(events, runner, installation)
+    reconciler = Reconciler(events, sandboxes, templates, nodes, runner, clock, installation)
+    return Services(
+        version=version,
+        keys=keys,
+        sandboxes=sandboxes,
+        templates=templates,
+        events=events,
+        reconciler=reconciler,
+        nodes=nodes,
+        adoption=Adoption(events, nodes, runner, clock),
+        quarantine=Quarantine(events, sandboxes, runner, clock),
+        runner=runner,
+        guest=guest,
+    )
 
 
 def _listen(settings: Settings) -> socket.socket:

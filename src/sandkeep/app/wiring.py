@@ -21,6 +21,7 @@ from sandkeep.drivers.runtime.runc.driver import RuncRuntime
 from sandkeep.drivers.runtime.runsc.driver import GvisorRuntime
 from sandkeep.engine import host
 from sandkeep.engine.admission import Rules
+from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.parts import NodeSettings, Parts
@@ -122,6 +123,7 @@ def make_parts(settings: Settings) -> Parts:
         guest=AgentGuest(),
         records=records,
         journal=Journal(settings.node_folder / "journal"),
+        deletions=Deletions(settings.node_folder / "deleted.log", clock),
         feed=Feed(settings.node_folder / "feed.jsonl", clock),
         slots=Slots(settings.run_folder / "slots.json", networks.slots, clock),
         memory=host.memory,

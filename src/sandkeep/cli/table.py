@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Templates and keys": {
         "template": ("template:template", "Build, list, show and delete templates."),
         "key": ("key:key", "Create, list and revoke API keys."),
+        "node": ("node:node", "Show the node; adopt what it alone knows; its quarantine."),
         "runtimes": ("runtimes:runtimes", "Show the runtimes and what each can do."),
     },
     "This host": {
@@ -35,7 +36,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "down": ("host:down", "Stop them; sandboxes stay."),
         "demo": ("host:demo", "See persistence at work in a minute."),
         "doctor": ("host:doctor", "Say what this host can do, and what is missing."),
-        "fsck": ("host:fsck", "Compare the host with the records."),
+        "fsck": ("host:fsck", "Compare the host with the records, and mend it."),
         "backup": ("host:backup", "Save and restore the server's database."),
         "purge": ("host:purge", "Remove an instance and everything it made."),
         "completion": ("completion:completion", "Print the completion script for bash, zsh or fish."),

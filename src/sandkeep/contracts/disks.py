@@ -32,6 +32,15 @@ class PoolContents:
     """Names in the pool's folders that no call of this contract made."""
 
 
+@dataclass(frozen=True)
+class DiskFacts:
+    """What the pool itself knows of a sandbox's disk, without any record of it. changed_at: seconds since the epoch."""
+
+    changed_at: float
+    template: str | None = None
+    limit: int | None = None
+
+
 class Disks(Protocol):
     """Guarantees:
 
@@ -91,6 +100,10 @@ class Disks(Protocol):
 
     async def used(self, sandbox_id: str) -> int:
         """Bytes charged to the sandbox: disk and generations. As of the last commit of the file system."""
+        ...
+
+    async def facts(self, sandbox_id: str) -> DiskFacts:
+        """For a disk whose record is lost. Raises NotFound."""
         ...
 
     async def sync(self) -> None:

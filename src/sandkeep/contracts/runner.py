@@ -11,6 +11,7 @@ from sandkeep.domain.node import (
     Fact,
     Observed,
     OperationRef,
+    Quarantined,
     SandboxOnNode,
     TemplateOnNode,
     Usage,
@@ -30,6 +31,8 @@ class NodeInfo:
     started_at: float
     runtimes: tuple[RuntimeCapabilities, ...]
     disks: DiskCapabilities
+    installation: str | None = None
+    """The control plane that the node serves; None: none yet."""
 
 
 class Runner(Protocol):
@@ -47,6 +50,10 @@ class Runner(Protocol):
     """
 
     async def handshake(self) -> NodeInfo: ...
+
+    async def pair(self, installation: str) -> None:
+        """From now on the node serves this control plane. Durable; changes nothing else."""
+        ...
 
     async def capacity(self) -> Capacity: ...
 
@@ -75,7 +82,9 @@ class Runner(Protocol):
 
     async def delete(self, operation: OperationRef, sandbox_id: str) -> None: ...
 
-    async def show(self, sandbox_id: str) -> Observed | None: ...
+    async def show(self, sandbox_id: str) -> Observed | None:
+        """None: the node has never heard of it. What was deleted here in the last 90 days is `deleted`."""
+        ...
 
     async def sandboxes(self) -> list[Observed]:
         """Every sandbox that the node has a record of."""
@@ -83,6 +92,19 @@ class Runner(Protocol):
 
     async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:
         """What the node's own record knows of a sandbox: for adoption by a control plane that lost it."""
+        ...
+
+    async def quarantined(self) -> list[Quarantined]:
+        """What the pool holds and no record names, with all that is known of it."""
+        ...
+
+    async def restore_quarantined(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
+        """A stopped sandbox on the quarantined disk of its id. Raises NotFound."""
+        ...
+
+    async def delete_quarantined(self, operation: OperationRef, quarantined_id: str) -> None:
+        """A disk (with its memory images), one memory image, or a template. Raises NotFound when it is not there,
+        Conflict when it is not quarantined."""
         ...
 
     async def endpoint(self, sandbox_id: str) -> Endpoint:
@@ -113,4 +135,8 @@ class Runner(Protocol):
 
     async def fsck(self) -> dict[str, Any]:
         """Records against the kernel and the pool: {'findings': [{kind, subject, detail}], 'counts': {...}}."""
+        ...
+
+    async def repair(self) -> None:
+        """End machines and take away networks that nothing owns, as after a restart, while the node serves."""
         ...

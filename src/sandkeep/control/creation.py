@@ -8,7 +8,7 @@ from sandkeep.control.events import Ledger
 from sandkeep.domain.errors import AlreadyExists, Busy, Conflict, NotFound, Unsupported
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
-from sandkeep.domain.sandbox import Lifetime, Persistence, Phase, Sandbox, Spec, Status, differences
+from sandkeep.domain.sandbox import Persistence, Phase, Sandbox, Spec, Status, differences
 from sandkeep.domain.template import TemplatePhase
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
@@ -69,7 +69,7 @@ async def intend(
         epoch=1,
         created_at=now,
         updated_at=now,
-        expires_at=expiry(now, lifetime),
+        expires_at=lifetime.ends(now),
         operation=new_id(IdKind.OPERATION),
     )
     await store.add(transaction, sandbox)
@@ -77,11 +77,6 @@ async def intend(
         await idempotency_store.add(transaction, project_id, key, fingerprint, sandbox.id, now)
     await ledger.tell(EventKind.SANDBOX_CREATED, project_id, sandbox.id, name=name, template=spec.template_name)
     return sandbox, True
-
-
-def expiry(now: float, lifetime: Lifetime) -> float | None:
-    ends = [now + seconds for seconds in (lifetime.ttl, lifetime.grace) if seconds is not None]
-    return min(ends) if ends else None
 
 
 def _check_stays(existing: Sandbox) -> None:

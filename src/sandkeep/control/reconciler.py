@@ -7,7 +7,9 @@ import anyio
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.runner import NodeInfo, Runner
 from sandkeep.control import settlement
+from sandkeep.control.catchup import Catchup
 from sandkeep.control.events import Events
+from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
@@ -22,6 +24,7 @@ from sandkeep.telemetry.log import log
 
 _TICK = 1.0
 _FULL_EVERY = 15.0
+_APART_LOOK = 1.0
 
 _FACT_EVENT = {
     FactKind.MACHINE_EXITED: EventKind.SANDBOX_EXITED,
@@ -35,6 +38,7 @@ class Reconciler:
         events: Events,
         sandboxes: Sandboxes,
         templates: Templates,
+        nodes: Nodes,
         runner: Runner,
         clock: Clock,
         default_project: str,
@@ -42,12 +46,14 @@ class Reconciler:
         self._events = events
         self._sandboxes = sandboxes
         self._templates = templates
+        self._nodes = nodes
+        self._ahead = Catchup(events, sandboxes, runner, clock)
         self._runner = runner
         self._clock = clock
         self._default_project = default_project
         self._late: set[str] = set()
         self.node: NodeInfo | None = None
-        self._restarter = Restarter(sandboxes, clock, lambda: self.node is not None)
+        self._restarter = Restarter(sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
 
     async def run(self) -> None:
         """Until cancelled: stay connected to the node, and look after timers and deadlines."""
@@ -64,12 +70,19 @@ class Reconciler:
             try:
                 node = await self._runner.handshake()
                 self._sandboxes.unreach_all()
-                await self._templates.reconcile(self._default_project)
+                standing = await self._nodes.meet(node)
+                await self._templates.reconcile(
+                    self._default_project, paired=standing.paired, adding=standing.paired or not standing.missing
+                )
+                await self._ahead.graces()
                 await self.compare(first=self.node is None)
                 self.node = node
                 log("runner.connected", node=node.node_id, version=node.version)
                 waits = delays(0.05, cap=2.0)
-                await self._follow(node)
+                if standing.paired:
+                    await self._follow(node)
+                else:
+                    await self._stay_apart(node)
             except SandkeepError as error:
                 if self.node is not None:
                     log("runner.lost", "warning", error=error.message)
@@ -97,6 +110,13 @@ class Reconciler:
                 raise
             return False
         return True
+
+    async def _stay_apart(self, node: NodeInfo) -> None:
+        """Until somebody has paired them, or the node restarts. Its facts wait for whom they concern."""
+        while not self._nodes.standing.paired:
+            await self._clock.sleep(_APART_LOOK)
+            if (await self._runner.handshake()).started_at != node.started_at:
+                return
 
     async def _take(self, fact: Fact) -> None:
         sandbox = await self._sandboxes.by_id(fact.sandbox_id or "")
@@ -130,7 +150,13 @@ class Reconciler:
             if self._sandboxes.busy(sandbox.id) and sandbox.status.phase is not Phase.DELETING:
                 continue
             try:
-                await self._settle(sandbox, seen.get(sandbox.id), first=first)
+                # Asked once more: what was deleted, or made since the look, is not lost.
+                observed = seen.get(sandbox.id) or await self._runner.show(sandbox.id)
+                if observed is None and not self._nodes.standing.paired:
+                    continue
+                if observed is not None:
+                    sandbox = await self._ahead.sandbox(sandbox, observed)
+                await self._settle(sandbox, observed, first=first)
             except SandkeepError as error:
                 log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)
 
@@ -216,6 +242,8 @@ class Reconciler:
     async def _expire(self, sandbox: Sandbox) -> None:
         """Its lifetime ended: the rule that its owner set decides."""
         if sandbox.status.phase in TRANSITIONAL or self.node is None:
+            return
+        if not self._nodes.standing.paired and await self._runner.show(sandbox.id) is None:
             return
         project, persistence = sandbox.project_id, sandbox.spec.persistence
         try:

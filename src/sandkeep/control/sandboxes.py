@@ -17,7 +17,7 @@ from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
 from sandkeep.control.changes import Changes, changed
-from sandkeep.control.creation import check_supported, expiry, intend
+from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
 from sandkeep.domain.errors import (
@@ -27,6 +27,7 @@ from sandkeep.domain.errors import (
     NotFound,
     PauseFailed,
     SandkeepError,
+    Superseded,
     Unavailable,
     Unsupported,
 )
@@ -136,7 +137,7 @@ class Sandboxes:
 
     async def _create_on_node(self, sandbox: Sandbox) -> Sandbox:
         assert sandbox.operation is not None
-        node_view = SandboxOnNode(sandbox.id, sandbox.project_id, sandbox.spec, sandbox.name)
+        node_view = SandboxOnNode(sandbox.id, sandbox.project_id, sandbox.spec, sandbox.name, sandbox.created_at)
         try:
             observed = await self._runner.create(OperationRef(sandbox.operation, sandbox.epoch), node_view)
         except Unavailable:
@@ -273,7 +274,7 @@ class Sandboxes:
                 await self._save(ledger, intent, sandbox.epoch)
             await self._runner.update(operation, sandbox.id, spec.limits, spec.lifetime, spec.labels)
             now = self._clock.now()
-            expires = expiry(now, spec.lifetime) if changes.lifetime else sandbox.expires_at
+            expires = spec.lifetime.ends(now) if changes.lifetime else sandbox.expires_at
             updated = replace(intent, spec=spec, updated_at=now, expires_at=expires, operation=None)
             if spec.on_failure is not OnFailure.RESTART:
                 updated = settlement.forgotten(updated)
@@ -306,7 +307,11 @@ class Sandboxes:
                 return
         done = self._deleting[sandbox.id] = anyio.Event()
         try:
-            await self._runner.delete(OperationRef(sandbox.operation, sandbox.epoch), sandbox.id)
+            try:
+                await self._runner.delete(OperationRef(sandbox.operation, sandbox.epoch), sandbox.id)
+            except Superseded as error:  # the database is a copy from before; somebody wants it gone all the same
+                ahead = int(error.details.get("current", sandbox.epoch)) + 1
+                await self._runner.delete(OperationRef(sandbox.operation, ahead), sandbox.id)
             await self._forget(sandbox, sandbox.status.reason)
             self._locks.pop(sandbox.id, None)
         finally:
@@ -374,6 +379,10 @@ class Sandboxes:
                     phase=sandbox.status.phase,
                 )
         raise Conflict(f"it is {sandbox.status.phase}", hint="wait for it: sandkeep wait", phase=sandbox.status.phase)
+
+    def unreach(self, sandbox_id: str) -> None:
+        """The node was found to be ahead of us: its endpoint is asked for anew."""
+        self._endpoints.forget(sandbox_id)
 
     def unreach_all(self) -> None:
         """The node restarted: every endpoint is asked for anew."""
@@ -521,6 +530,10 @@ class Sandboxes:
     async def expired(self) -> list[Sandbox]:
         async with self._events.change() as ledger:
             return await store.expired(ledger.transaction, self._clock.now())
+
+    def turn(self, sandbox_id: str) -> anyio.Lock:
+        """Held while it is changed."""
+        return self._locks[sandbox_id]
 
     def busy(self, sandbox_id: str) -> bool:
         return sandbox_id in self._locks and self._locks[sandbox_id].locked()

@@ -192,19 +192,21 @@ class Templates:
             await store.remove(ledger.transaction, template.id)
             await ledger.tell(EventKind.TEMPLATE_DELETED, template.project_id, template.id, name=template.name)
 
-    async def reconcile(self, default_project: str) -> None:
-        """Builds that a crash interrupted fail, deletions are finished, and templates that the node alone knows
-        (setup makes `base` there) come under our control."""
+    async def reconcile(self, default_project: str, *, paired: bool, adding: bool) -> None:
+        """Builds that a crash interrupted fail, deletions are finished (`paired`: the node is ours), and templates that
+        the node alone knows (setup makes `base` there) come under our control (`adding`)."""
         async with self._events.change() as ledger:
             known = {template.id: template for template in await store.everywhere(ledger.transaction)}
         on_node = {template.id: template for template in await self._runner.templates()}
         for template in known.values():
+            if not paired:
+                continue
             if template.phase is TemplatePhase.BUILDING and template.id not in self._building:
                 await self._fail(template, "the server stopped during the build")
             elif template.phase is TemplatePhase.DELETING:
                 await self.finish_delete(template)
         for found in on_node.values():
-            if found.id in known:
+            if found.id in known or not adding:
                 continue
             template = Template(
                 found.id, default_project, found.name, TemplatePhase.READY, found.created_at, found.size, found.parent

@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     SANDBOX_CRASH_LOOP = "sandbox.crash_loop"
     SANDBOX_DELETING = "sandbox.deleting"
     SANDBOX_DELETED = "sandbox.deleted"
+    SANDBOX_ADOPTED = "sandbox.adopted"
     TEMPLATE_BUILD_STARTED = "template.build_started"
     TEMPLATE_READY = "template.ready"
     TEMPLATE_FAILED = "template.failed"
@@ -57,6 +58,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_CRASH_LOOP: "It failed five times in a row; it is tried again ever more rarely.",
     EventKind.SANDBOX_DELETING: "A delete has begun.",
     EventKind.SANDBOX_DELETED: "Nothing of it is left.",
+    EventKind.SANDBOX_ADOPTED: "The server took it over from the node, which alone knew it; the reason says from what.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
     EventKind.TEMPLATE_READY: "A template can be used.",
     EventKind.TEMPLATE_FAILED: "The build of a template failed; the reason names the step.",

@@ -4,6 +4,7 @@ import re
 
 from sandkeep.domain.errors import InvalidArgument
 
+MAX_NAME = 40
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN)
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")

@@ -23,6 +23,7 @@ class SandboxOnNode:
     project_id: str
     spec: Spec
     name: str | None = None
+    created_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,22 @@ class Usage:
     memory: int | None
     processes: int | None
     disk: int | None
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Something in the pool that no record names. what: disk, generation or template; owner: the sandbox that a
+    generation was made for; changed_at: when Sandkeep last changed its folder; template, limit: as far as the pool knows.
+    """
+
+    id: str
+    what: str
+    owner: str | None = None
+    size: int | None = None
+    changed_at: float | None = None
+    template: str | None = None
+    limit: int | None = None
+    generations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,11 @@ class Lifetime:
             if value is not None and not 1 <= value <= MAX_LIFETIME:
                 raise InvalidArgument(f"{name} of {value:g} s is not between 1 s and ten years", field=name)
 
+    def ends(self, since: float) -> float | None:
+        """When it is over, if it began (or its client was last heard) then."""
+        ends = [since + seconds for seconds in (self.ttl, self.grace) if seconds is not None]
+        return min(ends) if ends else None
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -18,6 +18,10 @@ class Lane:
         self.phase: Phase | None = None
         self.deleting = False
 
+    @property
+    def busy(self) -> bool:
+        return self.deleting or self._lock.locked()
+
     @asynccontextmanager
     async def operate(self, sandbox_id: str, phase: Phase | None, deadline: float) -> AsyncIterator[None]:
         """Raises NotFound when it is being deleted, also when that begins while the body runs."""
@@ -69,6 +73,11 @@ class Lanes:
     def phase(self, sandbox_id: str) -> Phase | None:
         lane = self._lanes.get(sandbox_id)
         return lane.phase if lane else None
+
+    def busy(self, sandbox_id: str) -> bool:
+        """Whether anything is under way, also what has no phase."""
+        lane = self._lanes.get(sandbox_id)
+        return lane is not None and lane.busy
 
     def forget(self, sandbox_id: str) -> None:
         self._lanes.pop(sandbox_id, None)

@@ -3,6 +3,8 @@
 import secrets
 from dataclasses import replace
 
+from anyio.to_thread import run_sync
+
 from sandkeep.domain.errors import InvalidArgument, NotFound, SandkeepError, Unsupported
 from sandkeep.domain.node import OperationRef, SandboxOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
@@ -93,8 +95,11 @@ async def stop_instead_of_pause(parts: Parts, record: Record, entry: Entry, why:
 
 async def erase(parts: Parts, record: Record) -> None:
     """All that is left of a sandbox with a tombstone; idempotent, repeated until it succeeds."""
-    await machine.end(parts, record)
-    await parts.disks.delete(record.id)
+    async with together() as side:
+        side.start_soon(run_sync, parts.deletions.add, record.id)
+        await machine.end(parts, record)
+        await parts.disks.delete(record.id)
+    parts.records.resolve_unreadable(record.id, forget=True)
     parts.records.remove(record.id)
 
 

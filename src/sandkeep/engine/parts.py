@@ -17,6 +17,7 @@ from sandkeep.domain.ids import body
 from sandkeep.domain.node import Capacity, Endpoint
 from sandkeep.domain.sandbox import Persistence, RuntimeKind, Spec
 from sandkeep.engine.admission import Rules, admit, holds_memory, promised_memory, reserved_pool
+from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Record, Records
@@ -48,6 +49,7 @@ class Parts:
     guest: Guest
     records: Records
     journal: Journal
+    deletions: Deletions
     feed: Feed
     slots: Slots
     memory: Callable[[], tuple[int, int]]

@@ -4,6 +4,7 @@ A record is written before its call is acknowledged; it is the commit point of e
 since records hold the credential of the agent and the sandbox's environment.
 """
 
+import errno
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +27,7 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Spec,
 )
-from sandkeep.lib.files import remove_durably, write_json_durably
+from sandkeep.lib.files import remove_durably, sync_folder, write_durably, write_json_durably
 from sandkeep.telemetry.log import log
 
 _KEPT_OUTCOMES = 16
@@ -107,7 +108,9 @@ def condition_from_json(data: dict[str, Any]) -> Condition:
 
 
 def sandbox_from_json(data: dict[str, Any]) -> SandboxOnNode:
-    return SandboxOnNode(data["id"], data["project_id"], spec_from_json(data["spec"]), data.get("name"))
+    return SandboxOnNode(
+        data["id"], data["project_id"], spec_from_json(data["spec"]), data.get("name"), data.get("created_at", 0.0)
+    )
 
 
 def _record_from_json(data: dict[str, Any]) -> Record:
@@ -135,23 +138,33 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self._sandboxes = folder / "sandboxes"
         self._templates = folder / "templates"
+        self._aside = folder / "unreadable"
+        self._installation = folder / "installation"
         self.sandboxes: dict[str, Record] = {}
         self.templates: dict[str, TemplateOnNode] = {}
         self.unreadable: list[str] = []
 
     def load(self) -> None:
+        """Reads only. Raises OSError for a record that cannot be read now, but perhaps later: whoever took it for lost
+        would end a healthy machine."""
         for folder in (self._sandboxes, self._templates):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, data in self._read(self._sandboxes):
             try:
                 self.sandboxes[path.stem] = _record_from_json(data)
-            except (KeyError, TypeError, ValueError) as error:
-                self._set_aside(path, error)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._cannot_read(path, error)
+        self.find_templates()
+        aside = {path.stem for path in self._aside.glob("*.json")}
+        self.unreadable += sorted(aside - set(self.unreadable) - self.sandboxes.keys() - self.templates.keys())
+
+    def find_templates(self) -> None:
+        """Also those that were made since: setup writes them beside a runner that serves."""
         for path, data in self._read(self._templates):
             try:
                 self.templates[path.stem] = TemplateOnNode(**data)
             except TypeError as error:
-                self._set_aside(path, error)
+                self._cannot_read(path, error)
 
     def _read(self, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in sorted(folder.glob("*.json")):
@@ -159,13 +172,45 @@ class Records:
                 continue
             try:
                 yield path, json.loads(path.read_bytes())
-            except (ValueError, OSError) as error:
-                self._set_aside(path, error)
+            except ValueError as error:
+                self._cannot_read(path, error)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self._cannot_read(path, error)
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
-        """An unreadable record is kept for people; what it described is then unknown, and so quarantined."""
-        log("record.unreadable", path=path.name, error=repr(error))
-        self.unreadable.append(path.stem)
+    def _cannot_read(self, path: Path, error: Exception) -> None:
+        log("record.unreadable", "error", path=path.name, error=repr(error))
+        if path.stem not in self.unreadable:
+            self.unreadable.append(path.stem)
+
+    def set_aside(self) -> None:
+        """An unreadable record is kept for people, in a folder of its own; what it described is then unknown, and so
+        quarantined."""
+        for name in self.unreadable:
+            for folder in (self._sandboxes, self._templates):
+                path = folder / f"{name}.json"
+                if path.exists():
+                    self._aside.mkdir(mode=0o700, exist_ok=True)
+                    path.rename(self._aside / path.name)
+                    sync_folder(folder)
+
+    def resolve_unreadable(self, name: str, *, forget: bool) -> None:
+        """What an unreadable record described has a record again, or was deleted (`forget`: its remains go, too)."""
+        self.unreadable = [other for other in self.unreadable if other != name]
+        if forget and (self._aside / f"{name}.json").exists():
+            remove_durably(self._aside / f"{name}.json")
+
+    @property
+    def installation(self) -> str | None:
+        """The control plane that this node serves."""
+        try:
+            return self._installation.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def save_installation(self, installation: str) -> None:
+        write_durably(self._installation, installation.encode())
 
     def save(self, record: Record) -> Record:
         """Durable when it returns."""

@@ -4,6 +4,7 @@ The record decides. An operation whose record was made durable is finished; one 
 without a record is killed; a disk or memory image without one is kept and reported. Running it twice changes nothing.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -28,6 +29,8 @@ async def recover(parts: Parts) -> None:
     for runtime in parts.runtimes.values():
         await runtime.open()
     parts.records.load()
+    parts.records.set_aside()
+    parts.deletions.open()
     parts.feed.open()
     interrupted = parts.journal.interrupted()
     records = parts.records.sandboxes
@@ -36,13 +39,35 @@ async def recover(parts: Parts) -> None:
     for item in interrupted:
         await _settle(parts, item)
         parts.journal.forget(item.operation)
-    alive = await _end_strangers(parts)
+    _hold_to_deletions(parts)
+    alive = await _end_strangers(parts, _nobody)
     for record in list(records.values()):
         if record.phase is not Phase.DELETED:
             await _adopt(parts, record, alive.get(record.machine or ""))
-    await _detach_strangers(parts)
+    await _detach_strangers(parts, _nobody)
+    await _repair_rules(parts)
     await _quarantine(parts)
     log("recovery.done", interrupted=len(interrupted), partials=len(removed), sandboxes=len(records))
+
+
+async def mend(parts: Parts, busy: Callable[[str], bool]) -> None:
+    """The part of it that can be done while the node serves: machines and networks that nothing owns. `busy`: whether
+    an operation on the sandbox with this id is under way; what it makes has no record yet."""
+    await _end_strangers(parts, busy)
+    await _detach_strangers(parts, busy)
+
+
+def _nobody(_: str) -> bool:
+    return False
+
+
+def _hold_to_deletions(parts: Parts) -> None:
+    """A record from a backup does not bring back what was deleted since."""
+    alive = [record.id for record in parts.records.sandboxes.values() if record.phase is not Phase.DELETED]
+    for sandbox_id in parts.deletions.among(alive):
+        record = parts.records.sandboxes[sandbox_id]
+        log("recovery.step", verb="delete", subject=sandbox_id, steps=[])
+        parts.records.save(replace(record, phase=Phase.DELETED, reason="deleted"))
 
 
 async def _settle(parts: Parts, item: Interrupted) -> None:
@@ -80,15 +105,16 @@ async def _kill_machines_of(parts: Parts, sandbox_id: str) -> None:
                 await runtime.kill(state.id)
 
 
-async def _end_strangers(parts: Parts) -> dict[str, bool]:
+async def _end_strangers(parts: Parts, busy: Callable[[str], bool]) -> dict[str, bool]:
     """Kill every machine that no record names. Returns machine id -> frozen of those that stay."""
-    wanted = {r.machine for r in parts.records.sandboxes.values() if r.machine and r.phase is not Phase.DELETED}
     alive: dict[str, bool] = {}
     for runtime in parts.runtimes.values():
         for state in await runtime.machines():
+            # After the look, so that a machine whose record was written meanwhile is known.
+            wanted = {r.machine for r in parts.records.sandboxes.values() if r.machine and r.phase is not Phase.DELETED}
             if state.id in wanted and state.pids:
                 alive[state.id] = state.frozen
-            else:
+            elif not busy(_sandbox_of(state.id)):
                 log("machine.killed", machine=state.id, why="no record names it")
                 with suppress(SandkeepError):
                     await runtime.kill(state.id)
@@ -137,11 +163,18 @@ async def _machine_lost(parts: Parts, record: Record) -> None:
     parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=what, deleted=deleted)
 
 
-async def _detach_strangers(parts: Parts) -> None:
-    used = {r.slot: r.id for r in parts.records.sandboxes.values() if r.slot}
+def _sandbox_of(machine_id: str) -> str:
+    return f"{IdKind.SANDBOX}_{machine_id.split('-')[-2]}" if machine_id.count("-") >= 2 else ""
+
+
+async def _detach_strangers(parts: Parts, busy: Callable[[str], bool]) -> None:
     for slot, name in (await parts.networks.attached()).items():
-        if slot not in used:
-            await parts.networks.detach(f"{IdKind.SANDBOX}_{name}" if name else "", slot)
+        sandbox_id = f"{IdKind.SANDBOX}_{name}" if name else ""
+        if not parts.slots.is_leased(slot) and not busy(sandbox_id):
+            await parts.networks.detach(sandbox_id, slot)
+
+
+async def _repair_rules(parts: Parts) -> None:
     attachments = [
         parts.networks.describe(r.id, r.slot, r.spec.network) for r in parts.records.sandboxes.values() if r.slot
     ]
@@ -155,7 +188,12 @@ async def _quarantine(parts: Parts) -> None:
     """What the pool holds and no record knows: kept, and said."""
     contents = await parts.disks.contents()
     known = parts.records.sandboxes
-    for disk in sorted(set(contents.disks) - set(known)):
+    strangers = sorted(set(contents.disks) - set(known))
+    deleted = parts.deletions.among(strangers)
+    for disk in strangers:
+        if disk in deleted:
+            await parts.disks.delete(disk)
+            continue
         log("disk.quarantined", disk=disk)
         parts.feed.tell(FactKind.QUARANTINED, disk, None, what="disk")
     for generation, owner in contents.generations.items():

@@ -35,6 +35,9 @@ class Slots:
     def free(self) -> int:
         return self.total - len(self._used)
 
+    def is_leased(self, slot: int) -> bool:
+        return slot in self._used
+
     def lease(self) -> int:
         """Raises NoCapacity."""
         now = self._clock.now()

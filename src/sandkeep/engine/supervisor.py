@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.to_thread import run_sync
 
 from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
 from sandkeep.domain.errors import (
@@ -31,17 +32,18 @@ from sandkeep.domain.node import (
     FactKind,
     Observed,
     OperationRef,
+    Quarantined,
     SandboxOnNode,
     TemplateOnNode,
     Usage,
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
-from sandkeep.engine import fsck, hibernation, lifecycle, machine
+from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
-from sandkeep.engine.recovery import recover
+from sandkeep.engine.recovery import mend, recover
 from sandkeep.engine.undo import Undos
 from sandkeep.engine.upkeep import Upkeep
 from sandkeep.telemetry.log import log
@@ -80,6 +82,7 @@ class Supervisor:
                 await anyio.sleep_forever()
             finally:
                 self._parts.feed.close()
+                self._parts.deletions.close()
 
     # -- the frame around every operation
 
@@ -303,7 +306,8 @@ class Supervisor:
             lane = self._lanes.of(sandbox_id)
             async with lane.cut_in():
                 record = self._parts.records.sandboxes.get(sandbox_id)
-                if record is None:
+                if record is None:  # its record was lost, or it never came to be: whoever names it wants nothing of it
+                    await quarantine.erase(self._parts, sandbox_id)
                     self._lanes.forget(sandbox_id)
                     return
                 self._fence(operation, record)
@@ -395,7 +399,12 @@ class Supervisor:
             started_at=self._started_at,
             runtimes=tuple(runtime.capabilities for runtime in self._parts.runtimes.values()),
             disks=self._parts.disks.capabilities,
+            installation=self._parts.records.installation,
         )
+
+    async def pair(self, installation: str) -> None:
+        await run_sync(self._parts.records.save_installation, installation)
+        log("node.paired", installation=installation)
 
     async def capacity(self) -> Capacity:
         return await self._parts.capacity()
@@ -403,7 +412,8 @@ class Supervisor:
     async def show(self, sandbox_id: str) -> Observed | None:
         record = self._parts.records.sandboxes.get(sandbox_id)
         if record is None:
-            return None
+            deleted = await run_sync(self._parts.deletions.among, [sandbox_id])
+            return Observed(sandbox_id, 0, Phase.DELETED, reason="deleted") if deleted else None
         observed = record.observed()
         phase = self._lanes.phase(sandbox_id)
         return replace(observed, phase=phase) if phase else observed
@@ -415,6 +425,33 @@ class Supervisor:
     async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:
         record = self._parts.records.sandboxes.get(sandbox_id)
         return record.sandbox if record and record.phase is not Phase.DELETED else None
+
+    # -- quarantine
+
+    async def quarantined(self) -> list[Quarantined]:
+        return await quarantine.quarantined(self._parts, self._lanes.busy)
+
+    async def restore_quarantined(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
+        async def body() -> Observed:
+            async with self._lanes.of(sandbox.id).operate(sandbox.id, None, DEADLINES[Phase.STARTING]):
+                existing = self._parts.records.sandboxes.get(sandbox.id)
+                if existing is not None:
+                    self._fence(operation, existing)
+                    if operation.id in existing.outcomes:
+                        return _replay(existing, operation.id)
+                    raise Conflict(f"sandbox {sandbox.id} has a record: it is not in quarantine")
+                record = await quarantine.restore(self._parts, operation, sandbox)
+                record = self._parts.records.save(record.with_outcome(operation.id, None))
+                self._parts.records.resolve_unreadable(sandbox.id, forget=False)
+                return record.observed()
+
+        return await self._detached(body)
+
+    async def delete_quarantined(self, operation: OperationRef, quarantined_id: str) -> None:
+        async def body() -> None:
+            await quarantine.delete(self._parts, quarantined_id, self._lanes.busy)
+
+        await self._detached(body)
 
     async def endpoint(self, sandbox_id: str) -> Endpoint:
         record = self._known(sandbox_id)
@@ -508,6 +545,12 @@ class Supervisor:
 
     async def fsck(self) -> dict[str, Any]:
         return await fsck.check(self._parts)
+
+    async def repair(self) -> None:
+        async def body() -> None:
+            await mend(self._parts, self._lanes.busy)
+
+        await self._detached(body)
 
 
 def _replay(record: Record, operation_id: str) -> Observed:

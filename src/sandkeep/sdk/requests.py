@@ -5,6 +5,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from sandkeep.sdk.errors import InvalidArgument
@@ -16,6 +17,20 @@ _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 def given(**fields: Any) -> dict[str, Any]:
     """The fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def quoted(ref: str) -> str:
+    """An id or a name as one segment of a path."""
+    from urllib.parse import quote
+
+    # `.` and `..` would be taken for steps in the path.
+    return quote(ref, safe="").replace(".", "%2E") or "%20"
+
+
+def shaped(name: str, answer: Any) -> Any:
+    """A wire shape by `module.Class`; imported at the first answer, since pydantic is slow to import."""
+    module, _, kind = name.partition(".")
+    return getattr(import_module(f"sandkeep.wire.{module}"), kind).model_validate(answer)
 
 
 def encoded(body: Any) -> bytes:

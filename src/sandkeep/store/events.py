@@ -48,3 +48,11 @@ async def page(
 
 def _event(row: Any) -> Event:
     return Event(row.seq, row.project_id, row.at, EventKind(row.kind), row.subject, row.reason, row.data)
+
+
+async def deleted(connection: AsyncConnection, subjects: list[str]) -> set[str]:
+    """Which of these sandboxes were deleted by this installation, as far as its events go back."""
+    rows = await connection.execute(
+        select(table.c.subject).where(table.c.kind == str(EventKind.SANDBOX_DELETED), table.c.subject.in_(subjects))
+    )
+    return {row.subject for row in rows}

@@ -18,6 +18,11 @@ async def project_by_name(connection: AsyncConnection, name: str) -> str | None:
     return found.scalar()
 
 
+async def project_exists(connection: AsyncConnection, project_id: str) -> bool:
+    found = await connection.execute(select(projects.c.id).where(projects.c.id == project_id))
+    return found.scalar() is not None
+
+
 async def add(connection: AsyncConnection, key: Key, digest: str) -> None:
     await connection.execute(
         insert(keys).values(

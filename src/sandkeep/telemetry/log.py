@@ -14,6 +14,8 @@ EVENTS: Final[dict[str, str]] = {
     "database.lost": "The database does not answer; calls get 503 until it does.",
     "disk.quarantined": "The pool holds a disk that no record names; it is kept.",
     "journal.torn": "A crash left a journal file whose first line is not whole: nothing was done under it.",
+    "node.apart": "Server and node are not of one installation: what only one of them knows is left alone.",
+    "node.paired": "From now on the node serves this control plane.",
     "machine.adopted": "After a restart, the runner took over a machine that lived on.",
     "machine.exited": "A machine ended by itself.",
     "machine.killed": "A machine that no record names was ended.",

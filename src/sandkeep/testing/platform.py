@@ -1,11 +1,13 @@
 """The whole system in one test process: real server, control, store and engine; disk, network, runtime and guest faked.
 
 Used by tests of logic and of the API. `restart_node()` plays a kill -9 of the runner: what the fakes' kernel holds stays.
+`server()` puts a control plane over another database in the place of the first.
 """
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -17,7 +19,7 @@ from sandkeep.contracts.runner import Runner
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import TemplateOnNode
 from sandkeep.domain.quantities import GIB
-from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.domain.sandbox import RuntimeKind, Sandbox
 from sandkeep.drivers.fake.clock import FakeClock
 from sandkeep.drivers.fake.disks import FakeDisks
 from sandkeep.drivers.fake.guest import FakeGuest
@@ -26,12 +28,14 @@ from sandkeep.drivers.fake.runtimes import FakeKernel, FakeRuntime
 from sandkeep.edge.api.app import api_app
 from sandkeep.edge.api.services import Services
 from sandkeep.engine.admission import Rules
+from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.parts import NodeSettings, Parts
 from sandkeep.engine.records import Records
 from sandkeep.engine.slots import Slots
 from sandkeep.engine.supervisor import Supervisor
+from sandkeep.store import sandboxes as sandbox_store
 from sandkeep.store.database import Database
 
 VERSION = "0.0-test"
@@ -40,9 +44,10 @@ VERSION = "0.0-test"
 class LocalPlatform:
     """Made by `platform()`. `http` speaks to the REST door with a valid key."""
 
-    def __init__(self, folder: Path, tasks: TaskGroup) -> None:
+    def __init__(self, folder: Path, tasks: TaskGroup, url: str) -> None:
         self.folder = folder
         self._tasks = tasks
+        self._url = url
         self.clock = FakeClock()
         self.kernels = {kind: FakeKernel() for kind in RuntimeKind}
         self.disks = FakeDisks(folder / "pool")
@@ -56,6 +61,9 @@ class LocalPlatform:
         self.services: Services
         self.http: httpx2.AsyncClient
         self._node_scope: anyio.CancelScope | None = None
+        self._database: Database
+        self._server_scope: anyio.CancelScope
+        self._server_ended: anyio.Event
 
     def _alive(self, address: str) -> bool:
         return any(
@@ -79,6 +87,7 @@ class LocalPlatform:
             guest=self.guest,
             records=Records(node),
             journal=Journal(node / "journal"),
+            deletions=Deletions(node / "deleted.log", self.clock),
             feed=Feed(node / "feed.jsonl", self.clock),
             slots=Slots(self.folder / "run" / "slots.json", 1000, self.clock),
             memory=lambda: self.memory,
@@ -100,6 +109,64 @@ class LocalPlatform:
     async def restart_node(self) -> None:
         await self.kill_node()
         await self.start_node()
+
+    async def start_server(self, url: str | None = None) -> None:
+        """Over another database, when one is named. Ready when it returns."""
+        self._database = Database(url or self._url)
+        await self._database.open()
+        grants = self.folder / "run" / "grants"
+        self.services = await make_services(self._database, self.runner, self.guest, self.clock, VERSION, grants)  # type: ignore[arg-type]
+        await self._tasks.start(self._run_server)
+        _, secret = await self.services.keys.create(await self.services.keys.default_project(), "test")
+        transport = httpx2.ASGITransport(app=api_app(self.services, VERSION), raise_app_exceptions=False)
+        headers = {"authorization": f"Bearer {secret}"}
+        self.http = httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        with anyio.fail_after(10):
+            while (await self.http.get("/readyz")).status_code != 200:
+                await anyio.sleep(0.01)
+
+    async def _run_server(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        self._server_ended = anyio.Event()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._server_scope = tasks.cancel_scope
+                self.services.templates.start(tasks)
+                tasks.start_soon(self.services.reconciler.run)
+                task_status.started()
+        finally:
+            self._server_ended.set()
+
+    async def stop_server(self) -> None:
+        with anyio.CancelScope(shield=True):
+            self._server_scope.cancel()
+            await self._server_ended.wait()
+            await self.http.aclose()
+            await self._database.close()  # after every task that may hold its connection
+
+    @asynccontextmanager
+    async def server(self, name: str) -> AsyncIterator[None]:
+        """A control plane over another database beside the same node, instead of the first while the block runs."""
+        await self.stop_server()
+        await self.start_server(f"sqlite:///{self.folder}/{name}")
+        try:
+            yield
+        finally:
+            await self.stop_server()
+            await self.start_server()
+
+    def copy_database(self, name: str) -> None:
+        """What a backup of this moment would be."""
+        with (
+            closing(sqlite3.connect(self.folder / "test.db")) as now,
+            closing(sqlite3.connect(self.folder / name)) as copy,
+        ):
+            now.backup(copy)
+
+    async def write_row(self, sandbox: Sandbox) -> None:
+        """Over what the database holds of it."""
+        async with self.services.events.change() as ledger:
+            await sandbox_store.remove(ledger.transaction, sandbox.id)
+            await sandbox_store.add(ledger.transaction, sandbox)
 
     async def add_template(self, name: str) -> str:
         template_id = new_id(IdKind.TEMPLATE)
@@ -127,29 +194,14 @@ class _Relay:
 async def platform(folder: Path, url: str | None = None) -> AsyncIterator[LocalPlatform]:
     """A platform with the template `base`; all its tasks end with the block. `url`: of a database, else SQLite's."""
     (folder / "run" / "grants").mkdir(parents=True, exist_ok=True)
-    database = Database(url or f"sqlite:///{folder}/test.db")
-    await database.open()
-    try:
-        async with anyio.create_task_group() as tasks:
-            made = LocalPlatform(folder, tasks)
-            if not list((folder / "node" / "templates").glob("*.json")):
-                await made.add_template("base")
-            await made.start_node()
-            grants = folder / "run" / "grants"
-            made.services = await make_services(database, made.runner, made.guest, made.clock, VERSION, grants)  # type: ignore[arg-type]
-            made.services.templates.start(tasks)
-            tasks.start_soon(made.services.reconciler.run)
-            _, secret = await made.services.keys.create(await made.services.keys.default_project(), "test")
-            transport = httpx2.ASGITransport(app=api_app(made.services, VERSION), raise_app_exceptions=False)
-            headers = {"authorization": f"Bearer {secret}"}
-            async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as made.http:
-                with anyio.fail_after(10):
-                    while (await made.http.get("/readyz")).status_code != 200:
-                        await anyio.sleep(0.01)
-                try:
-                    yield made
-                finally:
-                    tasks.cancel_scope.cancel()
-    finally:  # after every task that may hold its connection
-        with anyio.CancelScope(shield=True):
-            await database.close()
+    async with anyio.create_task_group() as tasks:
+        made = LocalPlatform(folder, tasks, url or f"sqlite:///{folder}/test.db")
+        if not list((folder / "node" / "templates").glob("*.json")):
+            await made.add_template("base")
+        await made.start_node()
+        await made.start_server()
+        try:
+            yield made
+        finally:
+            await made.stop_server()
+            tasks.cancel_scope.cancel()

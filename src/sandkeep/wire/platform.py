@@ -1,10 +1,11 @@
 """The platform itself on the wire: versions, runtimes, capacity, problems."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from sandkeep.wire.shape import Given
+from sandkeep.wire.shape import Asked, Given, ShortText
 
 API_VERSION = 1
 OLDEST_CLIENT = "0.1.0"
@@ -49,11 +50,65 @@ class CapacityView(Given):
 
 
 class NodeView(Given):
+    """paired: server and node are of one installation; else `reason` says why not, and what only one of them knows is left
+    alone. sandboxes: those that both know; unknown: those that the node alone knows (adoption brings them back);
+    quarantined: what its pool holds without any record."""
+
     node_id: str
     version: str
     disk_driver: str
     disk_notes: list[str]
     capacity: CapacityView
+    paired: bool = True
+    reason: str = ""
+    sandboxes: int = 0
+    unknown: int = 0
+    quarantined: int = 0
+
+
+class AdoptionView(Given):
+    """A sandbox that the node alone knows. `name`: what it will be called here, which is not `name_on_node` where that is
+    taken; `held`: why it is not adopted unless it is named."""
+
+    id: str
+    name: str | None
+    name_on_node: str | None
+    phase: str
+    hold: str | None
+    runtime: str
+    persistence: str
+    template: str
+    labels: dict[str, str]
+    epoch: int
+    notes: list[str]
+    held: str
+
+
+class AdoptionRequest(Asked):
+    """`ids`: null for all that nothing holds back, which also pairs server and node. `names`: id -> another name."""
+
+    ids: list[ShortText] | None = None
+    names: dict[ShortText, ShortText] = Field(default_factory=dict)
+
+
+class QuarantinedView(Given):
+    """Something in the pool that no record names. what: disk, generation (a memory image) or template. Bytes."""
+
+    id: str
+    what: str
+    owner: str | None
+    size: int | None
+    changed_at: datetime | None
+    template: str | None
+    limit: int | None
+    generations: list[str]
+
+
+class QuarantineRestore(Asked):
+    """Name and runtime of the sandbox, where the server does not know it any more."""
+
+    name: ShortText | None = None
+    runtime: Literal["gvisor", "runc"] | None = None
 
 
 class Problem(Given):

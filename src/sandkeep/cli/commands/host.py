@@ -120,18 +120,38 @@ def doctor(context: click.Context, session: Session, deep: bool) -> None:
 
 
 @click.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended without losing data; the plan is shown first.")
+@click.option("--plan", is_flag=True, help="With --repair: only show the plan.")
+@click.option("--yes", is_flag=True, help="With --repair: do not ask.")
 @pass_session
 @click.pass_context
-def fsck(context: click.Context, session: Session) -> None:
-    """Compare records with kernel and pool, from outside, also while the daemons are dead. Changes nothing.
+def fsck(context: click.Context, session: Session, repair: bool, plan: bool, yes: bool) -> None:
+    """Compare records with kernel and pool, from outside, also while the daemons are dead. Changes nothing by itself.
 
-    Exits 1 when it finds something.
+    Exits 1 when it finds something; with --repair, when something is left. What no record names is never removed.
 
     \b
     Examples:
       sandkeep fsck
       sandkeep fsck --json
+      sandkeep fsck --repair --plan
+      sandkeep fsck --repair --yes
     """
+    if (plan or yes) and not repair:
+        raise click.UsageError("--plan and --yes go with --repair")
+    if repair:
+        steps = entry.plan_repair(_settings(session))
+        lines = [f"{step.who:<7} {step.kind}  {step.subject}  {step.what}" for step in steps]
+        if plan:
+            session.say("\n".join([*lines, f"{len(lines)} to mend"]), [dataclasses.asdict(step) for step in steps])
+            return
+        if any(step.who == "node" for step in steps):
+            session.note("\n".join(lines))
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise click.UsageError("say --yes to repair without being asked")
+                click.confirm("Do what the node can do?", abort=True, err=True)
+            entry.repair(_settings(session))
     result = entry.fsck(_settings(session))
     lines = [f"{item['kind']}  {item['subject']}  {item['detail']}" for item in result["findings"]]
     counts = ", ".join(f"{count} {what}" for what, count in result["counts"].items())

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from sandkeep.contracts.disks import PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, PoolContents, PoolSpace
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound, Unavailable
 from sandkeep.drivers.disk import mounts
@@ -73,6 +73,9 @@ class DirectoryDisks:
         await self._remove(*partials)
         return [str(path.relative_to(self._layout.pool)) for path in partials]
 
+    async def facts(self, sandbox_id: str) -> DiskFacts:
+        return await _thread(self._layout.facts, sandbox_id)
+
     async def sync(self) -> None:
         await _thread(mounts.sync_filesystem, self._layout.pool)
 
@@ -113,6 +116,7 @@ class DirectoryDisks:
         _check_limit(limit)
         source, disk = self._layout.template(template_id), self._layout.disk(sandbox_id)
         await self._copy(source, disk)
+        await _thread(self._layout.note_origin, sandbox_id, template_id)
         return disk
 
     def path(self, sandbox_id: str) -> Path:

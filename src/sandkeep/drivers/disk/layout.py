@@ -12,16 +12,20 @@ Every path is made here from ids that are checked first, so no path leads out of
 is a stranger and nobody's to remove, nor is the folder that holds it.
 """
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandkeep.contracts.disks import PoolContents
-from sandkeep.domain.errors import InvalidArgument
+from sandkeep.contracts.disks import DiskFacts, PoolContents
+from sandkeep.domain.errors import InvalidArgument, NotFound
 from sandkeep.domain.ids import is_id
 
 DISK, MEMORY, GENERATIONS = "disk", "memory", "generations"
 PARTIAL = ".new"
+LIMIT_NOTE = "trusted.sandkeep.limit"
+_ORIGIN_NOTE = "trusted.sandkeep.template"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,25 @@ class Layout:
 
     def memory(self, sandbox_id: str, generation_id: str) -> Path:
         return self.generation(sandbox_id, generation_id) / MEMORY
+
+    def note_origin(self, sandbox_id: str, template_id: str) -> None:
+        """On the sandbox's folder, for the day on which its record is lost; not every file system can keep it."""
+        with suppress(OSError):
+            os.setxattr(self.sandbox(sandbox_id), _ORIGIN_NOTE, template_id.encode(), follow_symlinks=False)
+
+    def facts(self, sandbox_id: str) -> DiskFacts:
+        """Raises NotFound."""
+        home = self.sandbox(sandbox_id)
+        try:
+            changed_at = home.stat().st_mtime
+        except FileNotFoundError as error:
+            raise NotFound(f"There is no disk of {sandbox_id} in the pool") from error
+        template, limit = _note(home, _ORIGIN_NOTE), _note(home, LIMIT_NOTE)
+        return DiskFacts(
+            changed_at,
+            template if template and is_id(template) else None,
+            int(limit) if limit and limit.isdigit() else None,
+        )
 
     def make_generation(self, sandbox_id: str, generation_id: str) -> Path:
         """The generation's folder and its memory folder. Returns the latter. Raises FileNotFoundError when the sandbox
@@ -128,6 +151,13 @@ def survey(layout: Layout) -> Survey:
         partials += [fresh for fresh in (path / (DISK + PARTIAL),) if _is_folder(fresh)]
     names = tuple(sorted(str(path.relative_to(layout.pool)) for path in strangers))
     return Survey(PoolContents(frozenset(templates), disks, generations, names), tuple(partials), tuple(folders))
+
+
+def _note(folder: Path, name: str) -> str | None:
+    try:
+        return os.getxattr(folder, name, follow_symlinks=False).decode(errors="replace")
+    except OSError:
+        return None
 
 
 def _checked(identifier: str) -> str:

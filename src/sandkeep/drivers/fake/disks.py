@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from sandkeep.contracts.disks import PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, PoolContents, PoolSpace
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
 from sandkeep.domain.ids import is_id
@@ -25,6 +25,7 @@ class FakeDisks:
         self.full = False
         self.limits: dict[str, int] = {}
         self.calls: list[tuple[str, ...]] = []
+        self._origins: dict[str, str] = {}
         self._folder = folder
 
     async def open(self) -> None:
@@ -92,6 +93,7 @@ class FakeDisks:
         disk = self._path("disks", sandbox_id)
         self._clone(self._path("templates", template_id), disk)
         self.limits.setdefault(sandbox_id, limit)
+        self._origins[sandbox_id] = template_id
         return disk
 
     def path(self, sandbox_id: str) -> Path:
@@ -106,6 +108,11 @@ class FakeDisks:
         self._known(sandbox_id)
         generations = self._path("generations", sandbox_id)
         return _size(self.path(sandbox_id)) + sum(_size(disk) for disk in generations.glob("*/disk"))
+
+    async def facts(self, sandbox_id: str) -> DiskFacts:
+        self._known(sandbox_id)
+        changed_at = self.path(sandbox_id).stat().st_mtime
+        return DiskFacts(changed_at, self._origins.get(sandbox_id), self.limits.get(sandbox_id))
 
     async def sync(self) -> None:
         self.calls.append(("sync",))

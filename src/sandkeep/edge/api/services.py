@@ -7,8 +7,11 @@ from fastapi import Depends, Request
 
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
+from sandkeep.control.adoption import Adoption
 from sandkeep.control.events import Events
 from sandkeep.control.keys import Keys
+from sandkeep.control.nodes import Nodes
+from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import Templates
@@ -24,6 +27,9 @@ class Services:
     templates: Templates
     events: Events
     reconciler: Reconciler
+    nodes: Nodes
+    adoption: Adoption
+    quarantine: Quarantine
     runner: Runner
     guest: Guest
 

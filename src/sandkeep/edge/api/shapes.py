@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from sandkeep.contracts.guest import ExecRequest, ExecResult
+from sandkeep.control.adoption import Candidate
 from sandkeep.control.changes import Changes
 from sandkeep.domain.capability import RuntimeCapabilities
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.event import Event
 from sandkeep.domain.names import check_env, check_labels, check_user
+from sandkeep.domain.node import Quarantined
 from sandkeep.domain.principal import Key
 from sandkeep.domain.quantities import parse_duration, parse_size
 from sandkeep.domain.restart import OnFailure
@@ -207,6 +209,37 @@ def key(found: Key) -> keys.KeyView:
         prefix=found.prefix,
         created_at=moment(found.created_at),
         revoked_at=None if found.revoked_at is None else moment(found.revoked_at),
+    )
+
+
+def candidate(found: Candidate) -> platform.AdoptionView:
+    spec, observed = found.on_node.spec, found.observed
+    return platform.AdoptionView(
+        id=found.id,
+        name=found.name,
+        name_on_node=found.on_node.name,
+        phase=observed.phase.value,
+        hold=observed.hold.value if observed.hold else None,
+        runtime=spec.runtime.value,
+        persistence=spec.persistence.value,
+        template=spec.template_name,
+        labels=spec.labels,
+        epoch=observed.epoch,
+        notes=list(found.notes),
+        held=found.held,
+    )
+
+
+def quarantined(found: Quarantined) -> platform.QuarantinedView:
+    return platform.QuarantinedView(
+        id=found.id,
+        what=found.what,
+        owner=found.owner,
+        size=found.size,
+        changed_at=None if found.changed_at is None else moment(found.changed_at),
+        template=found.template,
+        limit=found.limit,
+        generations=list(found.generations),
     )
 
 

@@ -1,27 +1,21 @@
 """The client: one server, its templates, keys, events and figures. Sandboxes are reached through AsyncSandbox."""
 
 from collections.abc import AsyncIterator, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sandkeep.sdk._async.lists import feed, lines, pages
+from sandkeep.sdk._async.node import AsyncAdoption, AsyncQuarantine
 from sandkeep.sdk._async.transport import AsyncTransport
 from sandkeep.sdk.concurrency import async_scope, async_sleep
 from sandkeep.sdk.config import resolve
-from sandkeep.sdk.requests import given
+from sandkeep.sdk.requests import given, quoted, shaped
 
 if TYPE_CHECKING:
     from sandkeep.wire.events import EventView
     from sandkeep.wire.keys import KeyCreated, KeyView
     from sandkeep.wire.platform import NodeView, RuntimeView, VersionView
     from sandkeep.wire.templates import TemplateView
-
-
-def _model(name: str, answer: Any) -> Any:
-    """A wire shape by `module.Class`; imported at the first answer, since pydantic is slow to import."""
-    module, _, kind = name.partition(".")
-    return getattr(import_module(f"sandkeep.wire.{module}"), kind).model_validate(answer)
 
 
 class AsyncClient:
@@ -47,6 +41,8 @@ class AsyncClient:
         )
         self.templates = AsyncTemplates(self.transport)
         self.keys = AsyncKeys(self.transport)
+        self.adoption = AsyncAdoption(self.transport)
+        self.quarantine = AsyncQuarantine(self.transport)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"
@@ -65,21 +61,21 @@ class AsyncClient:
         await self.transport.aclose()
 
     async def version(self) -> "VersionView":
-        view: VersionView = _model("platform.VersionView", await self.transport.call("GET", "/v1/version", again=True))
+        view: VersionView = shaped("platform.VersionView", await self.transport.call("GET", "/v1/version", again=True))
         return view
 
     async def node(self) -> "NodeView":
-        view: NodeView = _model("platform.NodeView", await self.transport.call("GET", "/v1/node", again=True))
+        view: NodeView = shaped("platform.NodeView", await self.transport.call("GET", "/v1/node", again=True))
         return view
 
     async def runtimes(self) -> "Sequence[RuntimeView]":
         """Which runtimes this server has, and what each can do."""
-        return [_model("platform.RuntimeView", item) async for item in pages(self.transport, "/v1/runtimes")]
+        return [shaped("platform.RuntimeView", item) async for item in pages(self.transport, "/v1/runtimes")]
 
     async def events(self, *, after: int | None = None, follow: bool = False) -> "AsyncIterator[EventView]":
         """What happened, oldest first, from after the given seq. `follow`: goes on with what happens from now on."""
         async for item in feed(self.transport, "/v1/events", after, follow):
-            yield _model("events.EventView", item)
+            yield shaped("events.EventView", item)
 
 
 class AsyncTemplates:
@@ -136,7 +132,7 @@ class AsyncTemplates:
 
     @staticmethod
     def _view(answer: Any) -> "TemplateView":
-        view: TemplateView = _model("templates.TemplateView", answer)
+        view: TemplateView = shaped("templates.TemplateView", answer)
         return view
 
 
@@ -148,25 +144,17 @@ class AsyncKeys:
 
     async def create(self, name: str) -> "KeyCreated":
         """A new key; its `secret` is shown this once."""
-        created: KeyCreated = _model(
+        created: KeyCreated = shaped(
             "keys.KeyCreated", await self._transport.call("POST", "/v1/keys", body={"name": name})
         )
         return created
 
     async def list(self) -> "AsyncIterator[KeyView]":
         async for item in pages(self._transport, "/v1/keys"):
-            yield _model("keys.KeyView", item)
+            yield shaped("keys.KeyView", item)
 
     async def revoke(self, key_id: str) -> None:
         await self._transport.call("DELETE", f"/v1/keys/{quoted(key_id)}", again=True)
-
-
-def quoted(ref: str) -> str:
-    """An id or a name as one segment of a path."""
-    from urllib.parse import quote
-
-    # `.` and `..` would be taken for steps in the path.
-    return quote(ref, safe="").replace(".", "%2E") or "%20"
 
 
 _defaults: "WeakKeyDictionary[Any, AsyncClient]" = WeakKeyDictionary()

@@ -5,14 +5,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sandkeep.sdk import errors
-from sandkeep.sdk._async.client import AsyncClient, default_client, quoted
+from sandkeep.sdk._async.client import AsyncClient, default_client
 from sandkeep.sdk._async.files import AsyncFiles
 from sandkeep.sdk._async.lists import feed, pages
 from sandkeep.sdk._async.process import AsyncProcess
 from sandkeep.sdk._async.terminal import AsyncTerminal, terminal_query
 from sandkeep.sdk._async.transport import NO_LIMIT
 from sandkeep.sdk.fields import SandboxFields
-from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, seconds, start_message
+from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, quoted, seconds, start_message
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:

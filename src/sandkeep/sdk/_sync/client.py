@@ -4,27 +4,21 @@
 """The client: one server, its templates, keys, events and figures. Sandboxes are reached through Sandbox."""
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sandkeep.sdk._sync.lists import feed, lines, pages
+from sandkeep.sdk._sync.node import Adoption, Quarantine
 from sandkeep.sdk._sync.transport import Transport
 from sandkeep.sdk.concurrency import scope, sleep
 from sandkeep.sdk.config import resolve
-from sandkeep.sdk.requests import given
+from sandkeep.sdk.requests import given, quoted, shaped
 
 if TYPE_CHECKING:
     from sandkeep.wire.events import EventView
     from sandkeep.wire.keys import KeyCreated, KeyView
     from sandkeep.wire.platform import NodeView, RuntimeView, VersionView
     from sandkeep.wire.templates import TemplateView
-
-
-def _model(name: str, answer: Any) -> Any:
-    """A wire shape by `module.Class`; imported at the first answer, since pydantic is slow to import."""
-    module, _, kind = name.partition(".")
-    return getattr(import_module(f"sandkeep.wire.{module}"), kind).model_validate(answer)
 
 
 class Client:
@@ -50,6 +44,8 @@ class Client:
         )
         self.templates = Templates(self.transport)
         self.keys = Keys(self.transport)
+        self.adoption = Adoption(self.transport)
+        self.quarantine = Quarantine(self.transport)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"
@@ -68,21 +64,21 @@ class Client:
         self.transport.close()
 
     def version(self) -> "VersionView":
-        view: VersionView = _model("platform.VersionView", self.transport.call("GET", "/v1/version", again=True))
+        view: VersionView = shaped("platform.VersionView", self.transport.call("GET", "/v1/version", again=True))
         return view
 
     def node(self) -> "NodeView":
-        view: NodeView = _model("platform.NodeView", self.transport.call("GET", "/v1/node", again=True))
+        view: NodeView = shaped("platform.NodeView", self.transport.call("GET", "/v1/node", again=True))
         return view
 
     def runtimes(self) -> "Sequence[RuntimeView]":
         """Which runtimes this server has, and what each can do."""
-        return [_model("platform.RuntimeView", item) for item in pages(self.transport, "/v1/runtimes")]
+        return [shaped("platform.RuntimeView", item) for item in pages(self.transport, "/v1/runtimes")]
 
     def events(self, *, after: int | None = None, follow: bool = False) -> "Iterator[EventView]":
         """What happened, oldest first, from after the given seq. `follow`: goes on with what happens from now on."""
         for item in feed(self.transport, "/v1/events", after, follow):
-            yield _model("events.EventView", item)
+            yield shaped("events.EventView", item)
 
 
 class Templates:
@@ -139,7 +135,7 @@ class Templates:
 
     @staticmethod
     def _view(answer: Any) -> "TemplateView":
-        view: TemplateView = _model("templates.TemplateView", answer)
+        view: TemplateView = shaped("templates.TemplateView", answer)
         return view
 
 
@@ -151,25 +147,17 @@ class Keys:
 
     def create(self, name: str) -> "KeyCreated":
         """A new key; its `secret` is shown this once."""
-        created: KeyCreated = _model(
+        created: KeyCreated = shaped(
             "keys.KeyCreated", self._transport.call("POST", "/v1/keys", body={"name": name})
         )
         return created
 
     def list(self) -> "Iterator[KeyView]":
         for item in pages(self._transport, "/v1/keys"):
-            yield _model("keys.KeyView", item)
+            yield shaped("keys.KeyView", item)
 
     def revoke(self, key_id: str) -> None:
         self._transport.call("DELETE", f"/v1/keys/{quoted(key_id)}", again=True)
-
-
-def quoted(ref: str) -> str:
-    """An id or a name as one segment of a path."""
-    from urllib.parse import quote
-
-    # `.` and `..` would be taken for steps in the path.
-    return quote(ref, safe="").replace(".", "%2E") or "%20"
 
 
 _defaults: "WeakKeyDictionary[Any, Client]" = WeakKeyDictionary()

@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sandkeep.sdk import errors
-from sandkeep.sdk._sync.client import Client, default_client, quoted
+from sandkeep.sdk._sync.client import Client, default_client
 from sandkeep.sdk._sync.files import Files
 from sandkeep.sdk._sync.lists import feed, pages
 from sandkeep.sdk._sync.process import Process
 from sandkeep.sdk._sync.terminal import Terminal, terminal_query
 from sandkeep.sdk._sync.transport import NO_LIMIT
 from sandkeep.sdk.fields import SandboxFields
-from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, seconds, start_message
+from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, quoted, seconds, start_message
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from sandkeep.contracts.disks import PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, PoolContents, PoolSpace
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound
 from sandkeep.drivers.disk import mounts
@@ -63,6 +63,9 @@ class BtrfsDisks:
 
     async def discard_partial(self) -> list[str]:
         return await self._run(self._discard_partial)
+
+    async def facts(self, sandbox_id: str) -> DiskFacts:
+        return await self._run(self._layout.facts, sandbox_id)
 
     async def sync(self) -> None:
         await self._run(ioctl.sync, self.pool.folder)
@@ -204,6 +207,7 @@ class BtrfsDisks:
             raise NotFound(f"There is no template {template_id} in the pool")
         self._need_room()
         home.mkdir(mode=0o700, exist_ok=True)
+        self._layout.note_origin(sandbox_id, template_id)
         with self._groups.joined(home, limit) as group:
             ioctl.snapshot(source, home, DISK, group=group, readonly=False)
         return disk

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sandkeep.drivers.disk.btrfs import ioctl
+from sandkeep.drivers.disk.layout import LIMIT_NOTE
 
 _LEVEL_ONE = 1 << 48
-_GROUP, _LIMIT = "trusted.sandkeep.group", "trusted.sandkeep.limit"
+_GROUP, _LIMIT = "trusted.sandkeep.group", LIMIT_NOTE
 _NO_LIMIT = 2**63 - 1
 
 

@@ -1,6 +1,4 @@
-"""The platform itself: runtimes, node, version, health, metrics."""
-
-from dataclasses import asdict
+"""The platform itself: runtimes, version, health, metrics."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -9,7 +7,7 @@ from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.telemetry import metrics
-from sandkeep.wire.platform import API_VERSION, OLDEST_CLIENT, CapacityView, NodeView, RuntimeView, VersionView
+from sandkeep.wire.platform import API_VERSION, OLDEST_CLIENT, RuntimeView, VersionView
 from sandkeep.wire.shape import Page
 
 router = APIRouter(tags=["platform"])
@@ -20,18 +18,6 @@ async def list_runtimes(who: Caller, use: Using) -> Page[RuntimeView]:
     """The capability matrix, from the drivers' own records."""
     node = use.reconciler.node or await use.runner.handshake()
     return Page(items=[shapes.runtime(found) for found in node.runtimes])
-
-
-@router.get("/v1/node")
-async def show_node(who: Caller, use: Using) -> NodeView:
-    node = use.reconciler.node or await use.runner.handshake()
-    return NodeView(
-        node_id=node.node_id,
-        version=node.version,
-        disk_driver=node.disks.kind,
-        disk_notes=list(node.disks.notes),
-        capacity=CapacityView(**asdict(await use.runner.capacity())),
-    )
 
 
 @router.get("/v1/version")
@@ -49,14 +35,15 @@ async def healthz() -> Response:
 
 @router.get("/readyz", include_in_schema=False)
 async def readyz(use: Using) -> Response:
-    """Ready when the database and the node answer."""
+    """Ready when the database and the node answer; `apart` tells when they are not of one installation."""
     try:
         await use.events.page("", after=0, limit=1)
         if use.reconciler.node is None:
             raise Unavailable("the node's runner does not answer")
     except SandkeepError as error:
         return JSONResponse({"status": "not ready", "reason": error.message}, status_code=503)
-    return JSONResponse({"status": "ready"})
+    standing = use.nodes.standing
+    return JSONResponse({"status": "ready"} if standing.paired else {"status": "ready", "apart": standing.reason})
 
 
 @router.get("/metrics", include_in_schema=False)
