@@ -221,10 +221,10 @@ async def test_one_that_only_looks_changes_nothing(database: Database, database_
     try:
         assert await looking.look() is not None
         async with looking.transaction() as t:
-            assert list((await sandboxes.phases(t)).values()) == ["running"]
+            assert [found.name for found in await sandboxes.everywhere(t)] == ["one"]
             async with database.transaction() as writing:  # the owner is not held up
                 await sandboxes.add(writing, a_sandbox("two"))
-            assert len(await sandboxes.phases(t)) == 1  # one moment
+            assert len(await sandboxes.everywhere(t)) == 1  # one moment
         with pytest.raises(Exception, match=r"read-?only"):
             async with looking.transaction() as t:
                 await sandboxes.add(t, a_sandbox("three"))

@@ -139,7 +139,7 @@ def test_an_older_copy_of_the_database(node: Instance) -> None:
     settled_fsck(node)
 
 
-@pytest.mark.parametrize("damage", ["removed", "torn"])
+@pytest.mark.parametrize("damage", ["removed", pytest.param("torn", marks=pytest.mark.long)])
 def test_the_record_is_lost_and_the_disk_is_not(node: Instance, damage: str) -> None:
     with client_of(node) as client:
         sandbox = create(client, "runc", name="one", disk="512MiB")
@@ -167,6 +167,7 @@ def test_the_record_is_lost_and_the_disk_is_not(node: Instance, damage: str) -> 
     settled_fsck(node)
 
 
+@pytest.mark.long
 def test_a_disk_that_nobody_knows_any_more(node: Instance) -> None:
     with client_of(node) as client:
         sandbox = create(client, "runc", name="one")

@@ -168,13 +168,8 @@ async def page(
 
 
 async def everywhere(connection: AsyncConnection) -> list[Sandbox]:
-    """All of all projects: for the reconciler."""
+    """All of all projects: for the reconciler and fsck."""
     return [_sandbox(row) for row in await connection.execute(select(table))]
-
-
-async def phases(connection: AsyncConnection) -> dict[str, str]:
-    """id -> phase, of all projects: for fsck."""
-    return {row.id: row.phase for row in await connection.execute(select(table.c.id, table.c.phase))}
 
 
 async def expired(connection: AsyncConnection, now: float) -> list[Sandbox]:
