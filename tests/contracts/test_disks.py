@@ -347,3 +347,17 @@ async def test_the_limits_of_two_sandboxes_are_their_own(limiting: Bench) -> Non
     await limiting.disks.delete(one)
     await limiting.disks.sync()
     assert 8 * MB <= await limiting.disks.used(two) <= 10 * MB
+
+
+async def test_the_pool_knows_of_a_disk_what_its_record_would_tell(on: Bench) -> None:
+    template = await on.template()
+    sandbox = new_id(IdKind.SANDBOX)
+    await on.disks.create(sandbox, template, 64 * MB)
+    before = await on.disks.facts(sandbox)
+    await on.disks.set_limit(sandbox, 128 * MB)
+    after = await on.disks.facts(sandbox)
+    assert before.changed_at > 0
+    if on.kind != "dir":  # it has no limits, and not every file system keeps its notes
+        assert (before.template, before.limit, after.limit) == (template, 64 * MB, 128 * MB)
+    with pytest.raises(NotFound):
+        await on.disks.facts(new_id(IdKind.SANDBOX))

@@ -112,7 +112,9 @@ async def test_delete_works_from_every_phase_and_twice(case: Case) -> None:
             await case.runner.stop(case.operation(), sandbox)
         await case.runner.delete(case.operation(), sandbox)
         await case.runner.delete(case.operation(), sandbox)
-        assert await case.runner.show(sandbox) is None
+        shown = await case.runner.show(sandbox)
+        assert shown is not None
+        assert shown.phase is Phase.DELETED
     assert (await case.runner.fsck())["findings"] == []
     assert (await case.runner.capacity()).memory_promised == 0
 

@@ -136,6 +136,9 @@ class Reconciler:
         observed = await self._runner.show(sandbox.id)
         if observed is None:
             return
+        if observed.phase is Phase.DELETED:
+            await self._sandboxes.forget(sandbox, observed.reason or "deleted on the node")
+            return
         if self._sandboxes.busy(sandbox.id) or observed.phase in TRANSITIONAL:
             self._late.add(sandbox.id)  # whoever changes it writes what the node says then, or the next round does
         elif settlement.differs(sandbox, observed) and not await self._sandboxes.follow(sandbox, observed, kind):

@@ -447,7 +447,7 @@ class Sandboxes:
     async def _failed(self, intent: Sandbox, error: SandkeepError) -> None:
         """The node is as it says it is; the store follows it."""
         observed = await self._runner.show(intent.id)
-        if observed is None:
+        if observed is None or observed.phase is Phase.DELETED:
             return
         kind = {
             Phase.PAUSING: EventKind.SANDBOX_PAUSE_FAILED,
