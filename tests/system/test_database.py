@@ -190,7 +190,7 @@ def test_a_backup_is_restored_next_to_newer_sandboxes(client: Client, on_postgre
 def _matches(instance: Instance, pid: int) -> None:
     """What both know goes on and can be changed; what was deleted is no longer running; nothing of the node is gone."""
     with client_of(instance) as client:
-        until(lambda: Sandbox.get("deleted", client=client).phase == "failed", 30)
+        until(lambda: not list(Sandbox.list(name="deleted", client=client)), 30)
         both = Sandbox.get("both", client=client)
         assert ask(both)["pid"] == pid
         both.pause(hold="memory")

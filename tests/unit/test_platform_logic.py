@@ -297,7 +297,7 @@ async def test_a_delete_that_the_node_s_death_interrupted_is_finished_when_it_is
     sandbox = await create(local)
     await local.kill_node()
     local.runner.node = None  # nobody answers
-    assert (await local.http.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code == 500
+    assert (await local.http.delete(f"/v1/sandboxes/{sandbox['id']}")).status_code == 503
     assert (await show(local, sandbox))["phase"] == "deleting"
     await local.start_node()
     with anyio.fail_after(20):

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from sandkeep.app.server import make_services
 from sandkeep.contracts.runner import Runner
+from sandkeep.domain.errors import Unavailable
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import TemplateOnNode
 from sandkeep.domain.quantities import GIB
@@ -181,13 +182,17 @@ class LocalPlatform:
 
 
 class _Relay:
-    """Hands every call to the supervisor of the moment, as the socket does for the real server."""
+    """Hands every call to the supervisor of the moment, as the socket does for the real server; without one nobody answers."""
 
     def __init__(self) -> None:
         self.node: Runner | None = None
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.node, name)
+        return getattr(self.node, name) if self.node else _nobody_answers
+
+
+async def _nobody_answers(*_: object, **__: object) -> None:
+    raise Unavailable("the node's runner does not answer", retry_after=1)
 
 
 @asynccontextmanager
