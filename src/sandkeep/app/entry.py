@@ -86,17 +86,21 @@ def purge(settings: Settings, say: "Say") -> None:
 
 def server(settings: Settings) -> None:
     from sandkeep.app.daemon import give_memory_back
-    from sandkeep.app.server import run_server
+    from sandkeep.app.server import drop_privileges, run_server
 
     give_memory_back()
+    drop_privileges(settings.user)
     anyio.run(run_server, settings)
 
 
 def runner(settings: Settings) -> None:
-    from sandkeep.app.daemon import give_memory_back
+    from sandkeep.app.daemon import RUNNER_CAPABILITIES, give_memory_back
     from sandkeep.app.runner import run_runner
+    from sandkeep.lib import privileges
 
     give_memory_back()
+    privileges.keep_capabilities(RUNNER_CAPABILITIES)
+    privileges.leave_no_trace()
     anyio.run(run_runner, settings)
 
 
