@@ -20,6 +20,7 @@ from sandkeep.app.settings import Settings, handed_down
 from sandkeep.control import keys
 from sandkeep.domain.errors import Conflict, PermissionDenied, Unavailable
 from sandkeep.lib import process
+from sandkeep.lib.files import write_durably
 from sandkeep.sdk import config
 from sandkeep.sdk.errors import ConfigError
 
@@ -72,7 +73,7 @@ async def up(settings: Settings, say: Say) -> None:
     if holder(settings.run_folder, "runner") and (not stamp_file.exists() or stamp_file.read_text() != stamp):
         say("another build was installed: restarting the daemons (sandboxes go on)")
         await stop_daemons(settings)
-    stamp_file.write_text(stamp)
+    write_durably(stamp_file, stamp.encode())
     if has_systemd():
         await _start_units(settings)
     else:
