@@ -4,6 +4,7 @@ Each imports what it needs by itself: the runner shall not carry the server's li
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -70,6 +71,12 @@ def fsck(settings: Settings) -> dict[str, Any]:
     from sandkeep.app.inspection import inspect
 
     return anyio.run(inspect, settings)
+
+
+def support_bundle(settings: Settings, target: Path) -> dict[str, Any]:
+    from sandkeep.app.support import collect
+
+    return anyio.run(collect, settings, target)
 
 
 def what_purge_removes(settings: Settings) -> list[str]:

@@ -9,6 +9,7 @@ import tomllib
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -159,6 +160,12 @@ def redacted(settings: Settings) -> dict[str, Any]:
     """All settings as they are, without what may be a secret."""
     values = settings.model_dump(mode="json")
     return {key: "(set)" if key in _SECRET and value else value for key, value in values.items()}
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Those values, and the password alone of what is an address."""
+    values = [str(value) for key in _SECRET if (value := getattr(settings, key))]
+    return [*values, *(password for value in values if (password := urlsplit(value).password))]
 
 
 def config_file(instance: str) -> Path:

@@ -79,7 +79,6 @@ UMask=0077
 LimitCORE=1
 LimitNOFILE=1048576
 ProtectSystem=strict
-ProtectHome=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectControlGroups=yes
