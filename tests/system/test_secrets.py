@@ -104,11 +104,14 @@ def _mistakes(client: Client, sandbox: Sandbox, secret: str) -> list[str]:
         if secret not in str(list(env)):  # a name is no secret, and helps to find the mistake
             told.append(str(refused.value))
     for path, header in (("/v1/sandboxes", f"Bearer {secret}"), ("/v1/node", secret)):
-        request = urllib.request.Request(client.url + path, headers={"authorization": header})
         with pytest.raises(urllib.error.HTTPError) as unknown:
-            urllib.request.urlopen(request, timeout=10)
+            urllib.request.urlopen(_asked(client, path, header), timeout=10)
         told.append(unknown.value.read().decode())
     return told
+
+
+def _asked(client: Client, path: str, header: str) -> urllib.request.Request:
+    return urllib.request.Request(client.url + path, headers={"authorization": header})
 
 
 def _abort_daemons(instance: Instance) -> None:
@@ -210,7 +213,9 @@ def test_nobody_is_told_a_secret(planted: Planted) -> None:
         "keys": instance.run("key", "list", "--json").stdout,
         "node": json.dumps(planted.client.node().model_dump(mode="json")),
     }
-    with urllib.request.urlopen(planted.client.url + "/metrics", timeout=10) as metrics:
+    with urllib.request.urlopen(
+        _asked(planted.client, "/metrics", f"Bearer {planted.secrets['key']}"), timeout=10
+    ) as metrics:
         answers["metrics"] = metrics.read().decode()
     assert holder.id in answers["events"]
     assert "sandkeep_http_requests_total" in answers["metrics"]
