@@ -4,7 +4,6 @@ import os
 import pwd
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tomli_w
