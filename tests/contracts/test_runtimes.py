@@ -566,6 +566,45 @@ async def test_what_cannot_save_says_so(bench: Bench) -> None:
         await bench.runtime.save(plan.id, bench.folder)
 
 
+async def _probed(bench: Bench, calls: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """What each call answered inside. The program itself is a file of the host that all machines share: its pages, as
+    everybody here reads them, are the same afterwards, whatever was tried."""
+    program_text = syscall_prober(calls)
+    plan = bench.plan(agent=program_text)
+    await bench.runtime.boot(plan)
+    results = plan.root / "results"
+    await until(lambda: results.exists() and results.stat().st_size == 8 * len(calls))
+    assert (plan.agent / "agent").read_bytes() == program_text
+    return struct.unpack(f"<{len(calls)}q", results.read_bytes())
+
+
+@gvisor
+@pytest.mark.requires("x86_64")
+async def test_what_was_a_way_into_kernels_is_not_in_gvisors(bench: Bench) -> None:
+    """Its own kernel answers, so what it refuses is not about the host; that none of these is there is."""
+    calls: dict[str, tuple[int, ...]] = {
+        "socket(AF_ALG)": (41, 38, 5, 0),
+        "socket(AF_VSOCK)": (41, 40, 1, 0),
+        "socket(AF_PACKET)": (41, 17, 3, 0),
+        "socket(AF_KEY)": (41, 15, 3, 2),
+        "socket(AF_RXRPC)": (41, 33, 2, 2),
+        "socket(NETLINK_XFRM)": (41, 16, 3, 6),
+        "socket(AF_XDP)": (41, 44, 3, 0),
+        "bpf": (321, 0),
+        "perf_event_open": (298,),
+        "io_uring_setup": (425, 8, 0),
+        "userfaultfd": (323, 0),
+        "open_by_handle_at": (304,),
+        "fsopen": (430,),
+        "kexec_load": (246,),
+        "init_module": (175,),
+        "iopl": (172, 3),
+        "ioctl(BTRFS_IOC_SUBVOL_CREATE)": (16, 0, 0x5000940E),
+    }
+    found = await _probed(bench, list(calls.values()))
+    assert {name: got for name, got in zip(calls, found, strict=True) if got >= 0} == {}
+
+
 @native
 @pytest.mark.requires("x86_64")
 async def test_the_filter_of_system_calls(bench: Bench) -> None:
