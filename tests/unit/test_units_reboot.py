@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sandkeep.app.units import UnitFacts, unit_names, units
 
-FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper")
+FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper", ("chown", "sys_admin"))
 
 
 def _lines(name: str) -> list[str]:
@@ -23,8 +23,27 @@ def test_a_daemon_that_ends_ends_no_sandbox() -> None:
 
 def test_the_server_is_unprivileged() -> None:
     _, server, _ = unit_names("lab")
-    for line in ("User=keeper", "Group=keeper", "NoNewPrivileges=yes", "ProtectSystem=strict"):
+    for line in (
+        "User=keeper",
+        "Group=keeper",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "CapabilityBoundingSet=",
+        "AmbientCapabilities=",
+    ):
         assert line in _lines(server)
+
+
+def test_the_runner_keeps_what_it_uses_and_lets_runc_machines_gain() -> None:
+    runner, _, _ = unit_names("lab")
+    assert "CapabilityBoundingSet=CAP_CHOWN CAP_SYS_ADMIN" in _lines(runner)
+    assert "NoNewPrivileges=yes" not in _lines(runner)
+
+
+def test_daemons_leave_no_trace() -> None:
+    for name in unit_names("lab")[:2]:
+        for line in ("UMask=0077", "LimitCORE=1"):
+            assert line in _lines(name)
 
 
 def test_each_daemon_finds_its_folder_after_a_reboot() -> None:

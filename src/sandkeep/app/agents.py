@@ -28,7 +28,9 @@ def install_agent(folder: Path) -> Path:
     data = shipped_agent().read_bytes()
     home = folder / hashlib.sha256(data).hexdigest()
     if not (home / "agent").exists() or (home / "agent").read_bytes() != data:
-        home.mkdir(mode=0o755, parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        home.chmod(0o755)  # every user inside of a machine sees it
         fresh = home / ".agent.new"
         with open(fresh, "wb") as file:
             file.write(data)

@@ -14,6 +14,31 @@ import uvicorn
 from sandkeep.domain.errors import Conflict
 from sandkeep.telemetry.log import log
 
+RUNNER_CAPABILITIES = (
+    "audit_write",  # inside of runc machines: sudo
+    "chown",
+    "dac_override",
+    "dac_read_search",  # inside of gVisor's processes, which open files by handle
+    "fowner",
+    "fsetid",
+    "kill",
+    "mknod",  # device files of a machine
+    "net_admin",
+    "net_bind_service",  # inside of machines
+    "net_raw",  # gVisor's packet socket in the sandbox's network namespace
+    "setfcap",  # mapping root of a user namespace, which gVisor does
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_admin",  # mounts, namespaces, btrfs
+    "sys_chroot",
+    "sys_ptrace",  # what other processes of root have open, in their namespaces
+    "sys_resource",  # limits of machines above its own
+    "syslog",  # whom the kernel killed for memory, where dmesg_restrict is set
+)
+"""What the runner keeps, and what its children may have: what runtimes give their machines is part of it. Left out are
+the kernel's modules and clock, raw devices, BPF, tracing, audit and security modules, and all that nothing asked for."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MALLOC_THRESHOLD = 1 << 20
 
@@ -32,7 +57,7 @@ def give_memory_back() -> None:
 def only_one(run_folder: Path, name: str) -> Iterator[None]:
     """Holds run_folder/<name>.pid locked while the body runs. Raises Conflict when another process does."""
     path = run_folder / f"{name}.pid"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

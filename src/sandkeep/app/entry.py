@@ -4,6 +4,7 @@ Each imports what it needs by itself: the runner shall not carry the server's li
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -85,6 +86,12 @@ def repair(settings: Settings) -> None:
     anyio.run(work, settings)
 
 
+def support_bundle(settings: Settings, target: Path) -> dict[str, Any]:
+    from sandkeep.app.support import collect
+
+    return anyio.run(collect, settings, target)
+
+
 def what_purge_removes(settings: Settings) -> list[str]:
     from sandkeep.app.setup.purge import what_goes
 
@@ -99,17 +106,21 @@ def purge(settings: Settings, say: "Say") -> None:
 
 def server(settings: Settings) -> None:
     from sandkeep.app.daemon import give_memory_back
-    from sandkeep.app.server import run_server
+    from sandkeep.app.server import drop_privileges, run_server
 
     give_memory_back()
+    drop_privileges(settings.user)
     anyio.run(run_server, settings)
 
 
 def runner(settings: Settings) -> None:
-    from sandkeep.app.daemon import give_memory_back
+    from sandkeep.app.daemon import RUNNER_CAPABILITIES, give_memory_back
     from sandkeep.app.runner import run_runner
+    from sandkeep.lib import privileges
 
     give_memory_back()
+    privileges.keep_capabilities(RUNNER_CAPABILITIES)
+    privileges.leave_no_trace()
     anyio.run(run_runner, settings)
 
 

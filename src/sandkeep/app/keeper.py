@@ -7,6 +7,7 @@ daemons and itself; sandboxes stay.
 
 import fcntl
 import os
+import resource
 import select
 import signal
 import sys
@@ -61,7 +62,7 @@ class Daemon:
     def _spawn(self) -> int:
         if os.path.exists(self._log) and os.path.getsize(self._log) > _LOG_LIMIT:
             os.replace(self._log, self._log + ".1")
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         pid = os.fork()
         if pid:
             os.close(log)
@@ -102,7 +103,9 @@ class Daemon:
 
 def main(argv: list[str]) -> int:
     instance, run_folder, log_folder, python = argv
-    lock = os.open(f"{run_folder}/keeper.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # see lib/privileges, which is too much to load here
+    lock = os.open(f"{run_folder}/keeper.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -28,7 +28,7 @@ from sandkeep.telemetry import log as logs
 async def run_runner(settings: Settings) -> None:
     """Until SIGTERM; sandboxes and resolver live on."""
     logs.set_up(settings.log_level)
-    settings.run_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    settings.run_folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     with only_one(settings.run_folder, "runner"):
         process.adopt_orphans()
         install_agent(settings.agents_folder)

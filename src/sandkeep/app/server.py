@@ -30,6 +30,7 @@ from sandkeep.drivers.runner.remote import remote_runner
 from sandkeep.edge.api.app import api_app
 from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.heads import LimitedHttpProtocol
+from sandkeep.lib import privileges
 from sandkeep.lib.retry import delays
 from sandkeep.store.database import Database
 from sandkeep.telemetry import log as logs
@@ -50,9 +51,8 @@ def database_of(settings: Settings, *, read_only: bool = False) -> Database:
 
 
 async def run_server(settings: Settings) -> None:
-    """Until SIGTERM."""
+    """Until SIGTERM, in a process that has dropped its privileges."""
     logs.set_up(settings.log_level)
-    drop_privileges(settings.user)
     with only_one(settings.run_folder / "server", "server"):
         database = database_of(settings)
         try:
@@ -132,15 +132,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def drop_privileges(user: str) -> None:
-    """Become the unprivileged system user for good. Nothing to do when started as it."""
-    if os.geteuid() != 0:
-        return
+    """Become the unprivileged system user for good, also when started as it."""
     account = pwd.getpwnam(user)
-    os.setgroups([])
-    os.setgid(account.pw_gid)
-    os.setuid(account.pw_uid)
+    privileges.become(account.pw_uid, account.pw_gid)
+    privileges.never_gain()
+    privileges.leave_no_trace()
     os.environ["HOME"] = account.pw_dir
-    os.umask(0o077)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tomllib
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -140,6 +141,31 @@ def derive(instance: str) -> dict[str, Any]:
         "run_folder": f"/run/sandkeep/{instance}",
         "log_folder": f"/var/log/sandkeep/{instance}",
     }
+
+
+_SECRET = frozenset({"database_url", "http_proxy"})
+"""Settings that may hold a password: theirs is the file, which only root and the server's user read."""
+
+
+def handed_down() -> dict[str, str]:
+    """The variables of our environment that daemons get: everybody who may look at a process sees those."""
+    names = {f"SANDKEEP_{key.upper()}" for key in Settings.model_fields if key not in _SECRET}
+    return {name: os.environ[name] for name in (*sorted(names), *_PLACES) if name in os.environ}
+
+
+_PLACES = ("SANDKEEP_CONFIG_FOLDER", "SANDKEEP_AGENT")
+
+
+def redacted(settings: Settings) -> dict[str, Any]:
+    """All settings as they are, without what may be a secret."""
+    values = settings.model_dump(mode="json")
+    return {key: "(set)" if key in _SECRET and value else value for key, value in values.items()}
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Those values, and the password alone of what is an address."""
+    values = [str(value) for key in _SECRET if (value := getattr(settings, key))]
+    return [*values, *(password for value in values if (password := urlsplit(value).password))]
 
 
 def config_file(instance: str) -> Path:

@@ -14,12 +14,13 @@ import anyio
 import httpx2
 
 from sandkeep.app import units
-from sandkeep.app.daemon import holder
+from sandkeep.app.daemon import RUNNER_CAPABILITIES, holder
 from sandkeep.app.server import acting_as
-from sandkeep.app.settings import Settings
+from sandkeep.app.settings import Settings, handed_down
 from sandkeep.control import keys
 from sandkeep.domain.errors import Conflict, PermissionDenied, Unavailable
 from sandkeep.lib import process
+from sandkeep.lib.files import write_durably
 from sandkeep.sdk import config
 from sandkeep.sdk.errors import ConfigError
 
@@ -52,10 +53,10 @@ def prepare_folders(settings: Settings) -> None:
         (settings.data_folder, 0o711, 0),
         (settings.node_folder, 0o700, 0),
         (settings.database.parent, 0o700, account.pw_uid),
-        (settings.run_folder, 0o755, 0),
+        (settings.run_folder, 0o711, 0),
         (settings.run_folder / "server", 0o700, account.pw_uid),
         (settings.run_folder / "server" / "grants", 0o700, account.pw_uid),
-        (settings.log_folder, 0o750, 0),
+        (settings.log_folder, 0o700, 0),
     ):
         folder.mkdir(parents=True, exist_ok=True)
         os.chown(folder, owner, account.pw_gid if owner else 0)
@@ -72,7 +73,7 @@ async def up(settings: Settings, say: Say) -> None:
     if holder(settings.run_folder, "runner") and (not stamp_file.exists() or stamp_file.read_text() != stamp):
         say("another build was installed: restarting the daemons (sandboxes go on)")
         await stop_daemons(settings)
-    stamp_file.write_text(stamp)
+    write_durably(stamp_file, stamp.encode())
     if has_systemd():
         await _start_units(settings)
     else:
@@ -93,17 +94,28 @@ def _start_keeper(settings: Settings) -> None:
         return
     arguments = [settings.instance, str(settings.run_folder), str(settings.log_folder), sys.executable]
     keeper = Path(__file__).with_name("keeper.py")
-    log = os.open(settings.log_folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    log = os.open(settings.log_folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         process.spawn(
-            [sys.executable, "-S", str(keeper), *arguments], stdout=log, stderr=log, cwd="/", new_session=True
+            [*_capabilities(), sys.executable, "-S", str(keeper), *arguments],
+            stdout=log,
+            stderr=log,
+            env={**process.clean_environment(), **handed_down()},
+            cwd="/",
+            new_session=True,
+            may_gain=True,  # what the runner may do, and sudo in runc machines
         )
     finally:
         os.close(log)
 
 
+def _capabilities() -> list[str]:
+    """Prefix of a command that leaves it the runner's capabilities."""
+    return ["setpriv", "--inh-caps=-all", "--bounding-set=-all" + "".join(f",+{name}" for name in RUNNER_CAPABILITIES)]
+
+
 async def _start_units(settings: Settings) -> None:
-    facts = units.UnitFacts(settings.instance, Path(sys.executable), settings.user)
+    facts = units.UnitFacts(settings.instance, Path(sys.executable), settings.user, RUNNER_CAPABILITIES)
     for name, text in units.units(facts).items():
         path = Path("/etc/systemd/system") / name
         if not path.exists() or path.read_text() != text:

@@ -1,16 +1,19 @@
 """systemd units, for hosts where systemd is pid 1. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class UnitFacts:
-    """python: the interpreter of the installation; user: who the server runs as."""
+    """python: the interpreter of the installation; user: who the server runs as; capabilities: what the runner keeps,
+    by names such as sys_admin."""
 
     instance: str
     python: Path
     user: str
+    capabilities: Sequence[str]
 
 
 def unit_names(instance: str) -> tuple[str, str, str]:
@@ -44,7 +47,11 @@ KillMode=process
 Restart=always
 RestartSec=1
 RuntimeDirectory=sandkeep/{facts.instance}
+RuntimeDirectoryMode=0711
 RuntimeDirectoryPreserve=yes
+CapabilityBoundingSet={" ".join(f"CAP_{name.upper()}" for name in facts.capabilities)}
+UMask=0077
+LimitCORE=1
 LimitNOFILE=1048576
 TasksMax=infinity
 OOMScoreAdjust=-500
@@ -65,9 +72,23 @@ Group={facts.user}
 KillMode=process
 Restart=always
 RestartSec=1
-LimitNOFILE=1048576
+CapabilityBoundingSet=
+AmbientCapabilities=
 NoNewPrivileges=yes
+UMask=0077
+LimitCORE=1
+LimitNOFILE=1048576
 ProtectSystem=strict
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+PrivateDevices=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
 RuntimeDirectory=sandkeep/{facts.instance}/server
 RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes

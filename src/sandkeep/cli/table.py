@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("host:doctor", "Say what this host can do, and what is missing."),
         "fsck": ("host:fsck", "Compare the host with the records, and mend it."),
         "backup": ("host:backup", "Save and restore the server's database."),
+        "support-bundle": ("host:support_bundle", "Collect what helps to find a fault, without secrets."),
         "purge": ("host:purge", "Remove an instance and everything it made."),
         "completion": ("completion:completion", "Print the completion script for bash, zsh or fish."),
     },
@@ -81,5 +82,5 @@ def every_command() -> dict[str, tuple[str, str]]:
 def help_text() -> str:
     parts = [_HEAD]
     for section, rows in COMMANDS.items():
-        parts.append(f"{section}:\n" + "".join(f"  {name:<11} {text}\n" for name, (_, text) in rows.items()))
+        parts.append(f"{section}:\n" + "".join(f"  {name:<14} {text}\n" for name, (_, text) in rows.items()))
     return "\n".join([*parts, _TAIL])

@@ -57,6 +57,19 @@ class Journal:
         sync_folder(self._folder)
         return Entry(path, fd)
 
+    def entries(self) -> list[Interrupted]:
+        """What is there now, for people to see; changes nothing, and so may be called beside a runner."""
+        found = []
+        for path in sorted(self._folder.glob("*.journal")):
+            try:
+                lines = _read(path)
+            except FileNotFoundError:
+                continue
+            if lines and "verb" in lines[0]:
+                steps = tuple(str(line["step"]) for line in lines[1:] if "step" in line)
+                found.append(Interrupted(path.stem, lines[0]["verb"], lines[0]["subject"], steps=steps))
+        return found
+
     def interrupted(self) -> list[Interrupted]:
         """What a crash left, oldest first. A torn last line is dropped; a torn first line means that nothing was done."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -3,6 +3,9 @@
 Output goes to a memory file, never to a pipe: a program that leaves a daemon behind (runsc, runc) would keep the pipe
 open and its reader waiting. Exits arrive by pidfd, so nothing polls. A process that adopts orphans (the runner) calls
 `adopt_orphans()` once; it then reaps whatever ends without taking exit statuses away from `run()`.
+
+What a program is not given, it cannot leak: it gets a clean environment, not ours; files that it makes are its owner's
+alone; and unless somebody says `may_gain`, it can gain no rights by what it executes.
 """
 
 import asyncio
@@ -11,15 +14,31 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from sandkeep.lib import privileges
+
 _PR_SET_CHILD_SUBREAPER = 36
 _KEPT_OUTPUT = 1 << 20
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NETWORK_VARIABLES = tuple(
+    spelled
+    for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+    for spelled in (name, name.upper())
+)
+
 _mine: dict[int, "Child"] = {}
+
+
+def clean_environment(*inherited: str) -> dict[str, str]:
+    """What every program gets, and of ours those variables alone."""
+    ours = {name: os.environ[name] for name in inherited if name in os.environ}
+    return {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **ours}
 
 
 @dataclass(frozen=True)
@@ -99,30 +118,54 @@ def spawn(
     cwd: str | Path | None = None,
     pass_fds: Sequence[int] = (),
     new_session: bool = False,
-    user: int | None = None,
-    group: int | None = None,
+    umask: int = 0o077,
+    may_gain: bool = False,
 ) -> Child:
-    """Start a program in the running loop. Outputs default to /dev/null. Raises ProgramMissingError."""
+    """Start a program in the running loop. Outputs default to /dev/null, env to a clean one. may_gain: what it runs may
+    have more rights than it, such as sudo in a runc machine. Raises ProgramMissingError."""
     null = subprocess.DEVNULL
-    try:
-        popen = subprocess.Popen(
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             list(argv),
             stdin=null if stdin is None else stdin,
             stdout=null if stdout is None else stdout,
             stderr=null if stderr is None else stderr,
-            env=None if env is None else dict(env),
+            env=clean_environment() if env is None else dict(env),
             cwd=cwd,
             pass_fds=tuple(pass_fds),
             start_new_session=new_session,
-            user=user,
-            group=group,
-            extra_groups=[] if user is not None else None,
+            umask=umask,
         )
+
+    try:
+        popen = start() if may_gain else _without_gain(start)
     except FileNotFoundError as error:
         raise ProgramMissingError(f"{argv[0]} is not installed") from error
     child = Child(popen)
     _mine[child.pid] = child
     return child
+
+
+def _without_gain(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """Called in a thread of its own: that it can gain nothing is a property of a thread, which a child inherits, and
+    cannot be taken back."""
+    started: list[subprocess.Popen[bytes]] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            privileges.never_gain()
+            started.append(start())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="spawn")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return started[0]
 
 
 async def run(
@@ -135,6 +178,8 @@ async def run(
     check: bool = True,
     output: IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
+    umask: int = 0o077,
+    may_gain: bool = False,
 ) -> Completed:
     """Run a program to its end. `timeout` in seconds, then SIGKILL to its process group and ProgramTimeoutError.
 
@@ -155,6 +200,8 @@ async def run(
             cwd=cwd,
             pass_fds=pass_fds,
             new_session=True,
+            umask=umask,
+            may_gain=may_gain,
         )
         try:
             async with asyncio.timeout(timeout):

@@ -83,7 +83,7 @@ def _write_settings(settings: Settings, asked: dict[str, Any], say: Say) -> Sett
     text = tomli_w.dumps({key: kept[key] for key in sorted(kept)})
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_durably(path, text.encode(), 0o600 if "database_url" in kept else 0o644)
+        write_durably(path, text.encode(), 0o600)
         say(f"wrote {path}")
     return settings_module.load(settings.instance)
 
@@ -101,11 +101,10 @@ async def _make_user(settings: Settings, say: Say) -> None:
 
 
 def _show_settings_to_the_server(settings: Settings) -> None:
-    """A URL may have a password in it: the file is then for root and the server alone."""
+    """The URL of a database or a proxy may have a password in it: the file is for root and the server alone."""
     path = config_file(settings.instance)
-    if settings.database_url:
-        os.chown(path, 0, pwd.getpwnam(settings.user).pw_gid)
-        path.chmod(0o640)
+    os.chown(path, 0, pwd.getpwnam(settings.user).pw_gid)
+    path.chmod(0o640)
 
 
 def _identify(settings: Settings) -> None:

@@ -52,13 +52,18 @@ async def install_packages(say: Say) -> None:
     say(f"installing Debian packages: {' '.join(missing)}")
     if not shutil.which("apt-get"):
         raise Unavailable(f"these are missing: {', '.join(missing)}", hint="install them; setup knows only apt-get")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    environment = {**process.clean_environment(*process.NETWORK_VARIABLES), "DEBIAN_FRONTEND": "noninteractive"}
+    # the packages' own scripts are no programs of ours: they keep the rights and the file mask that they expect
     try:
-        await process.run(["apt-get", "update", "-q"], timeout=_APT_TIMEOUT, env=environment)
+        await process.run(
+            ["apt-get", "update", "-q"], timeout=_APT_TIMEOUT, env=environment, umask=0o022, may_gain=True
+        )
         await process.run(
             ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing],
             timeout=_APT_TIMEOUT,
             env=environment,
+            umask=0o022,
+            may_gain=True,
         )
     except (process.ProgramError, process.ProgramTimeoutError) as error:
         raise Unavailable(
@@ -101,9 +106,12 @@ async def fetch_runsc(say: Say) -> Path:
             *("-o", f"Dir::State::lists={home}/lists"),
             *("-o", "APT::Sandbox::User=root"),
         ]
+        environment = process.clean_environment(*process.NETWORK_VARIABLES)
         try:
-            await process.run(["apt-get", *options, "update", "-q"], timeout=_APT_TIMEOUT, cwd=home)
-            await process.run(["apt-get", *options, "download", "runsc"], timeout=_APT_TIMEOUT, cwd=home)
+            await process.run(["apt-get", *options, "update", "-q"], timeout=_APT_TIMEOUT, cwd=home, env=environment)
+            await process.run(
+                ["apt-get", *options, "download", "runsc"], timeout=_APT_TIMEOUT, cwd=home, env=environment
+            )
             package = next(home.glob("runsc_*.deb"))
             await process.run(["dpkg", "-x", str(package), str(home / "x")], timeout=120)
         except (process.ProgramError, process.ProgramTimeoutError, StopIteration) as error:

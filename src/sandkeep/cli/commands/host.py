@@ -1,10 +1,11 @@
-"""This host: setup, up, down, demo, doctor, fsck, backup, purge, and the daemons' own entries.
+"""This host: setup, up, down, demo, doctor, fsck, backup, support-bundle, purge, and the daemons' own entries.
 
 The only commands that start programs.
 """
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,33 @@ def restore(session: Session, file: Path, yes: bool) -> None:
     """
     result = entry.restore_backup(_settings(session), file.absolute(), session.note, yes)
     session.say("", result)
+
+
+@click.command("support-bundle")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Default: sandkeep-support-INSTANCE-TIME.tar.gz in this folder.",
+)
+@pass_session
+def support_bundle(session: Session, output: Path | None) -> None:
+    """Collect what helps somebody else to see what is wrong: logs, events, versions, findings. Secrets are left out.
+
+    Works also while the daemons are dead. The file is for its owner alone; look through it before you hand it on.
+
+    \b
+    Examples:
+      sandkeep support-bundle
+      sandkeep support-bundle -o /root/bundle.tar.gz --json
+    """
+    settings = _settings(session)
+    target = output or Path(f"sandkeep-support-{settings.instance}-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
+    made = entry.support_bundle(settings, target.absolute())
+    lines = [f"{item['size']:>9}  {item['name']:<22}  {item['what']}" for item in made["contents"]]
+    lines += [f"        -  {item['name']:<22}  {item['reason']}" for item in made["problems"]]
+    session.say("\n".join([*lines, f"wrote {made['file']}"]), made)
 
 
 @click.command()

@@ -232,8 +232,7 @@ class DirectoryDisks:
             raise Internal(f"A disk could not be removed: {error}") from error
 
     async def _program(self, *argv: str) -> None:
-        environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # its messages are read above
-        await process.run(argv, timeout=self._settings.copy_timeout, env=environment)
+        await process.run(argv, timeout=self._settings.copy_timeout)
 
 
 def _check_limit(limit: int) -> None:

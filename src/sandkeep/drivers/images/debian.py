@@ -74,7 +74,9 @@ class DebianBuilder:
                 listed.write("".join(f"{source.line()}\n" for source in archives))
                 listed.flush()
                 argv = command(recipe, folder, Path(listed.name), sources.kept_options(dump.stdout))
-                await process.run(argv, timeout=self._settings.timeout, output=output, env=_environment())
+                await process.run(
+                    argv, timeout=self._settings.timeout, output=output, env=_environment(), umask=0o022, may_gain=True
+                )  # scripts of packages may expect both
         except process.ProgramMissingError as error:
             raise Unavailable(f"{error}", hint="Install mmdebstrap (a package of Debian and Ubuntu).") from error
         except (process.ProgramError, process.ProgramTimeoutError) as error:
@@ -114,8 +116,9 @@ def host_sources(apt_folder: Path) -> list[sources.Source]:
 
 
 def _environment() -> dict[str, str]:
-    """The host's, for its proxies, in a language and with a file mask that every build shares."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": tempfile.gettempdir()}
+    """Of the host's its proxies, and nothing else that would make two builds differ."""
+    ours = process.clean_environment(*process.NETWORK_VARIABLES)
+    return {**ours, "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": tempfile.gettempdir()}
 
 
 @contextlib.contextmanager

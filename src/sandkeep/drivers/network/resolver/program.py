@@ -2,30 +2,22 @@
 
 import argparse
 import asyncio
-import ctypes
 import os
 import socket
 from collections.abc import Sequence
 
 from sandkeep.drivers.network.resolver.server import Limits, Server
 from sandkeep.drivers.network.resolver.upstream import Upstream
+from sandkeep.lib import privileges
 
 UDP_FD, TCP_FD = 0, 1
-_PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_SET_DUMPABLE = 38, 24, 4
-_LAST_CAPABILITY = 63
 
 
 def drop_privileges(user: int, group: int) -> None:
-    """For good: another user, no groups, no capabilities (they go with uid 0), nothing to gain by executing."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if os.geteuid() == 0:
-        for capability in range(_LAST_CAPABILITY + 1):
-            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for those that this kernel does not know
-        os.setgroups([])
-        os.setresgid(group, group, group)
-        os.setresuid(user, user, user)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+    """For good: another user, no groups, no capabilities, nothing to gain by executing, no core."""
+    privileges.become(user, group)
+    privileges.never_gain()
+    privileges.leave_no_trace()
     if os.geteuid() == 0:
         raise PermissionError("the resolver does not serve as root")
 

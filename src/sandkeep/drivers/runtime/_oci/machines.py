@@ -57,11 +57,12 @@ class Machines:
 
         return await run_sync(make)
 
-    async def run(self, machine_id: str, argv: list[str], timeout: float) -> None:
-        """Run the runtime's command, whose output the machine inherits. Raises Internal with what it printed."""
+    async def run(self, machine_id: str, argv: list[str], timeout: float, *, may_gain: bool) -> None:
+        """Run the runtime's command, whose output the machine inherits. Raises Internal with what it printed. may_gain:
+        programs inside are the host's processes, and may be setuid ones."""
         try:
             with self.folders.open_log(machine_id) as log:
-                await process.run(argv, timeout=timeout, output=log)
+                await process.run(argv, timeout=timeout, output=log, umask=0o022, may_gain=may_gain)
         except (process.ProgramError, process.ProgramTimeoutError) as error:
             printed = self.folders.tail(machine_id, 2000).strip()
             raise Internal(f"the machine did not start: {printed or error}", printed=printed) from error

@@ -81,7 +81,7 @@ class RuncRuntime:
             bundle = await self._machines.prepare(plan, oci, replace(limits, pids=limits.pids + _STARTING_PIDS))
             enter = ["/bin/sh", "-c", ENTER, "sh", *group.entrances(), "--"]
             run = [str(self._binary), f"--root={self._folders.state}", "run", "--detach", f"--bundle={bundle}", plan.id]
-            await self._machines.run(plan.id, [*enter, *run], _BOOT_TIMEOUT)
+            await self._machines.run(plan.id, [*enter, *run], _BOOT_TIMEOUT, may_gain=True)
             await run_sync(group.apply, limits)
         except BaseException:
             await self._machines.kill(plan.id)

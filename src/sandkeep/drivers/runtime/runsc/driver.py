@@ -111,7 +111,7 @@ class GvisorRuntime:
         group = self._machines.group(plan.id)
         flags = command.global_flags(self._folders.state, self._checked_build.platform, self._folders.panic(plan.id))
         prefix = command.launcher(fstab, group.entrances(), cpus)
-        await self._machines.run(plan.id, [*prefix, str(self._binary), *flags, *arguments], timeout)
+        await self._machines.run(plan.id, [*prefix, str(self._binary), *flags, *arguments], timeout, may_gain=False)
         if cpus:
             await run_sync(_run_on, group.pids(), online)
 
