@@ -36,13 +36,14 @@ def census(instance: Instance) -> dict[str, list[str]]:
     }
 
 
-def settled_census(instance: Instance) -> dict[str, list[str]]:
-    """Once what earlier tests deleted is gone in the background, too."""
+def settled_census(instance: Instance, sandboxes: int = 0) -> dict[str, list[str]]:
+    """Once what earlier tests deleted is gone in the background, too, and so many sandboxes have a network."""
     seen = [census(instance)]
 
     def steady() -> bool:
         seen.append(census(instance))
-        return seen[-1] == seen[-2] and not any(_OURS.fullmatch(name) for name in seen[-1]["links"])
+        links = [name for name in seen[-1]["links"] if _OURS.fullmatch(name)]
+        return seen[-1] == seen[-2] and len(links) == sandboxes
 
     until(steady, 30, wait=0.5)
     return seen[-1]

@@ -97,7 +97,8 @@ class Stand:
                     sandbox.pause(hold=hold)  # type: ignore[arg-type]
                 pids = self.machines.pids(sandbox.id)
                 self.bystanders.append(Bystander(sandbox, sandbox.phase, pids, witness.pid))
-        self.before = census.settled_census(self.instance)
+        attached = [one for one in self.bystanders if one.pids]
+        self.before = census.settled_census(self.instance, len(attached))
 
     # -- daemons
 
@@ -169,12 +170,14 @@ class Stand:
 
 @contextlib.contextmanager
 def _environment(instance: Instance) -> Iterator[None]:
-    """Settings are read from this process's environment."""
-    before = dict(os.environ)
+    """Settings are read from this process's environment, and from the folder that it named when it began."""
+    before, folder = dict(os.environ), settings_module.CONFIG_FOLDER
+    settings_module.CONFIG_FOLDER = instance.root / "etc"
     os.environ.update({key: value for key, value in instance.env.items() if key.startswith("SANDKEEP_")})
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+        settings_module.CONFIG_FOLDER = folder
 
