@@ -151,7 +151,8 @@ class Recorder:
             self._seen.append((point, machine, time.monotonic()))
 
     def points(self) -> list[Seen]:
-        ends = [at for _, _, at in self._seen[1:]] + [time.monotonic()]
+        """The last one is the end of the operation and lasts no time."""
+        ends = [at for _, _, at in self._seen[1:]] + [at for _, _, at in self._seen[-1:]]
         return [Seen(point, machine, end - at) for (point, machine, at), end in zip(self._seen, ends, strict=True)]
 
 
