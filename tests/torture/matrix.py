@@ -61,8 +61,9 @@ def command(client: Client, sandbox: Sandbox) -> None:
 
 def hold_deleted_file(sandbox: Sandbox) -> None:
     """What gVisor cannot save."""
-    sandbox.start_process(["sh", "-c", "exec 3>/tmp/gone; rm /tmp/gone; echo ready; exec sleep 100000"]).detach()
-    sandbox.exec("while [ -e /tmp/gone ] || ! pgrep -x sleep >/dev/null; do sleep 0.02; done")
+    held = "exec 3>/tmp/gone; rm /tmp/gone; touch /tmp/held; exec sleep 100000"
+    sandbox.start_process(["sh", "-c", held]).detach()
+    assert sandbox.exec("while ! [ -e /tmp/held ]; do sleep 0.02; done", timeout=20).exit_code == 0
 
 
 def build(client: Client, sandbox: Sandbox) -> None:

@@ -6,6 +6,7 @@ the whole matrix so many times, `--minutes` ends it, `--only` takes a part of a 
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -128,6 +129,8 @@ def main() -> int:
     asked = parser.parse_args()
     build_cache("test")  # needs a network when it is missing
     netns.private_network()  # before any thread
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as ctrl-c: what was made is removed
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell began it in the background
     return Torture(asked).run()
 
 

@@ -4,6 +4,7 @@ In pieces: each is a line in tests/results/soak.jsonl, and those made with these
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -116,6 +117,8 @@ def main() -> int:
     asked = parser.parse_args()
     build_cache("test")  # needs a network when it is missing
     netns.private_network()  # before any thread
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as ctrl-c: what was made is removed
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell began it in the background
     results = Results("soak")
     end = time.monotonic() + asked.minutes * 60
     with Instance.made("test") as instance, client_of(instance) as client:
