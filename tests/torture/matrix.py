@@ -61,7 +61,7 @@ def command(client: Client, sandbox: Sandbox) -> None:
 
 def hold_deleted_file(sandbox: Sandbox) -> None:
     """What gVisor cannot save."""
-    held = "exec 3>/tmp/gone; rm /tmp/gone; touch /tmp/held; exec sleep 100000"
+    held = "exec 3>/home/user/gone; rm /home/user/gone; touch /tmp/held; exec sleep 100000"
     sandbox.start_process(["sh", "-c", held]).detach()
     assert sandbox.exec("while ! [ -e /tmp/held ]; do sleep 0.02; done", timeout=20).exit_code == 0
 
