@@ -143,6 +143,14 @@ def quota_groups(instance: Instance) -> list[str]:
     return sorted(line.split()[0] for line in done.stdout.splitlines() if line.startswith("1/"))
 
 
+def disk_limits(instance: Instance) -> list[int]:
+    """Bytes that each sandbox may have on disk, as the pool says."""
+    command = ["btrfs", "qgroup", "show", "-r", "--raw", str(instance.root / "data/pool")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("1/")]
+    return sorted(int(word) for line in lines for word in line[3:4] if word.isdigit())
+
+
 def _descriptors(instance: Instance) -> dict[str, int]:
     """Of those that run: where somebody else starts the daemons, there is no keeper."""
     found = {}

@@ -7,6 +7,7 @@ from random import Random
 
 from sandkeep.sdk import Sandbox
 from sandkeep.sdk.errors import NotFound, SandkeepError
+from support.census import disk_limits
 from support.faults.clock import Act, Point
 from support.faults.stand import Stand
 from support.faults.victims import DAEMONS, OF_MACHINE, kill_and_wait, resolver_pid
@@ -165,14 +166,26 @@ class Operation:
             raise Failed("lost", "its processes did not go on")
 
     def _limits_agree(self) -> None:
+        """Server, node and pool say the same, all of the update or nothing of it."""
         assert self.sandbox
-        self.sandbox.refresh()
-        record = self.stand.records().sandboxes[self.sandbox.id]
-        said, kept = self.sandbox.memory, record.spec.limits.memory
-        grown = self.sandbox.labels == GROWN["labels"]
-        if said != kept or grown != (record.spec.labels == GROWN["labels"]) or grown != (kept == 320 << 20):
-            raise Failed("inconsistent", f"half an update: the server says {said}, labels {grown}; the node {kept}")
-        if self.acknowledged and not grown:
+        said: list[tuple[object, ...]] = []
+
+        def agree() -> bool:
+            assert self.sandbox
+            self.sandbox.refresh()
+            spec = self.stand.records().sandboxes[self.sandbox.id].spec
+            server = (self.sandbox.memory, self.sandbox.disk, dict(self.sandbox.labels))
+            node = (spec.limits.memory, spec.limits.disk, spec.labels)
+            said[:] = [server, node, tuple(disk_limits(self.stand.instance))]
+            grown = server == (320 << 20, 320 << 20, GROWN["labels"])
+            plain = server == (256 << 20, 256 << 20, {})
+            return server == node and (grown or plain) and ((320 << 20) in said[2]) == grown
+
+        try:
+            until(agree, _CLEAR, wait=0.1)
+        except AssertionError:
+            raise Failed("inconsistent", f"half an update: server, node and pool say {said}") from None
+        if self.acknowledged and not self.sandbox.labels:
             raise Failed("lost", "an update was acknowledged")
 
     def clean(self) -> None:
@@ -247,7 +260,8 @@ def _disturb(stand: Stand, cell: Cell, operation: Operation, delay: float) -> bo
     def kill(point: Point | None) -> None:
         try:
             if cell.victim in DAEMONS:
-                hit.append(all([kill_and_wait(stand.pid(name)) for name in DAEMONS[cell.victim]]))
+                killed = [kill_and_wait(stand.pid(name)) for name in DAEMONS[cell.victim]]
+                hit.append(all(killed))
             elif cell.victim == "resolver":
                 hit.append(kill_and_wait(resolver_pid(stand.instance)))
             else:

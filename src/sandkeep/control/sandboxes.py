@@ -283,6 +283,27 @@ class Sandboxes:
                 await ledger.tell(EventKind.SANDBOX_UPDATED, project_id, sandbox.id)
             return updated
 
+    async def settle_update(self, sandbox: Sandbox) -> None:
+        """An update was interrupted: whether it was done, the node knows, and the store follows it. What the node says is
+        told to it again under a newer epoch: behind an update that is still under way there, and ahead of a late one."""
+        async with self._locks[sandbox.id]:
+            kept = await self._runner.export_record(sandbox.id)
+            if kept is None:
+                return
+            now, node = self._clock.now(), kept.spec
+            operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
+            async with self._events.change() as ledger:
+                fenced = replace(sandbox, epoch=operation.epoch, operation=operation.id)
+                if not await store.save(ledger.transaction, fenced, sandbox.epoch):
+                    return
+            await self._runner.update(operation, sandbox.id, node.limits, node.lifetime, node.labels)
+            spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels)
+            expires = sandbox.expires_at if node.lifetime == sandbox.spec.lifetime else _expiry(now, node.lifetime)
+            settled = replace(fenced, spec=spec, operation=None, updated_at=now, expires_at=expires)
+            async with self._events.change() as ledger:
+                if await store.save(ledger.transaction, settled, fenced.epoch) and spec != sandbox.spec:
+                    await ledger.tell(EventKind.SANDBOX_UPDATED, sandbox.project_id, sandbox.id)
+
     async def delete(self, project_id: str, reference: str, reason: str = "deleted on request") -> None:
         """From every phase; what is under way is cancelled."""
         while True:

@@ -88,6 +88,10 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
             await parts.disks.delete(item.subject)
         return
     await _drop_unrecorded_generations(parts, record)
+    if item.verb == "update" and record.phase is not Phase.DELETED:
+        # Done if its record was written, undone if not: disk and machine follow the record either way.
+        await parts.disks.set_limit(record.id, record.spec.limits.disk)
+        await machine.apply_limits(parts, record)
 
 
 async def _drop_unrecorded_generations(parts: Parts, record: Record) -> None:

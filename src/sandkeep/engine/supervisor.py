@@ -288,9 +288,11 @@ class Supervisor:
             spec = replace(record.spec, limits=limits, lifetime=lifetime, labels=labels)
             if limits.disk != record.spec.limits.disk:
                 entry.step("disk.limit")
+                undos.push("disk.limit", lambda: self._parts.disks.set_limit(record.id, record.spec.limits.disk))
                 await self._parts.disks.set_limit(record.id, limits.disk)
             if record.machine and limits != record.spec.limits:
                 entry.step("machine.limits")
+                undos.push("machine.limits", lambda: machine.apply_limits(self._parts, record))
                 await self._parts.runtime(record.spec.runtime).set_limits(record.machine, limits)
             changed = replace(record, sandbox=replace(record.sandbox, spec=spec))
             if record.phase is Phase.RUNNING and limits.memory != record.spec.limits.memory:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -180,4 +179,3 @@ def _environment(instance: Instance) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         settings_module.CONFIG_FOLDER = folder
-

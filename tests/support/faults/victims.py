@@ -67,7 +67,7 @@ class Machines:
         if victim == "agent":
             return kill_hard(first)
         pids = self.pids(sandbox_id) if victim == "machine" else set()
-        return any([kill_hard(pid) for pid in pids])
+        return sum(kill_hard(pid) for pid in pids) > 0  # all of them, so no any()
 
     def _name(self, sandbox_id: str) -> str | None:
         for runtime in ("runsc", "runc"):
