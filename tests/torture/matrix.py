@@ -196,23 +196,23 @@ def journalled_lines() -> set[str]:
 
 
 def sample(matrix: dict[Cell, float]) -> list[Cell]:
-    """The reduced matrix: each step of each operation once with the death of the runner, at a moment that goes round;
-    and with each other victim in turn, one step of each operation."""
+    """The reduced matrix: each step of each verb once with the death of the runner, and each operation once with another
+    death; scenario, runtime, moment and victim go round."""
     kept: list[Cell] = []
-    moments, others = ("at", "before", "amid"), [victim for victim in VICTIMS if victim != "runner"]
-    steps: dict[tuple[str, str, str, int], list[Cell]] = {}
+    steps: dict[str, list[Cell]] = {}
+    operations: dict[str, list[Cell]] = {}
     for cell in sorted(matrix):
-        step = cell.point.rpartition("/")[0]
         if cell.victim == "runner":
-            steps.setdefault((cell.runtime, cell.scenario, step, cell.nth), []).append(cell)
-    for number, choices in enumerate(steps.values()):
-        wanted = moments[number % len(moments)]
-        kept.append(next((c for c in choices if c.point.endswith(wanted)), choices[0]))
-    for number, (runtime, scenario) in enumerate(sorted({(cell.runtime, cell.scenario) for cell in matrix})):
-        for turn in range(len(others)):
-            victim = others[(number + turn) % len(others)]
-            choices = [c for c in sorted(matrix) if (c.runtime, c.scenario, c.victim) == (runtime, scenario, victim)]
-            if choices:
-                kept.append(choices[number % len(choices)])
-                break
+            steps.setdefault(cell.point.rpartition("/")[0], []).append(cell)
+        else:
+            operations.setdefault(cell.scenario, []).append(cell)
+    for number, step in enumerate(sorted(steps)):
+        wanted = ("at", "before", "amid")[number % 3]
+        choices = [cell for cell in steps[step] if cell.point.endswith(wanted)] or steps[step]
+        kept.append(choices[number * 7 % len(choices)])
+    others = [victim for victim in VICTIMS if victim != "runner"]
+    for number, operation in enumerate(sorted(operations)):
+        wanted = others[number % len(others)]
+        choices = [cell for cell in operations[operation] if cell.victim == wanted] or operations[operation]
+        kept.append(choices[number * 7 % len(choices)])
     return kept
