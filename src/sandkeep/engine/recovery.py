@@ -138,11 +138,11 @@ async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:
         return
     attachment = parts.networks.describe(record.id, record.slot, record.spec.network)
     await parts.networks.attach(record.id, record.slot, record.spec.network)
+    await parts.networks.unblock(attachment)  # the pause that closed it did not happen
     runtime = parts.runtime(record.spec.runtime)
     if record.phase is Phase.RUNNING:
         if frozen:
             await runtime.thaw(record.machine)
-        await parts.networks.unblock(attachment)
         if record.generation:  # resumed, and the crash came before the generation was dropped
             await parts.disks.sync()
             generation = record.generation.id

@@ -236,8 +236,12 @@ class Supervisor:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             if record.phase is Phase.PAUSED and record.hold in (hold, Hold.DISK):
                 return record
-            if record.phase is Phase.PAUSED:
-                record = self._parts.records.save(await hibernation.resume_in_memory(self._parts, record, entry))
+            kept = record
+            if (
+                record.phase is Phase.PAUSED
+            ):  # its record goes on saying so: what fails or is interrupted is frozen again
+                undos.push("freeze", lambda: hibernation.freeze_again(self._parts, kept))
+                record = await hibernation.resume_in_memory(self._parts, record, entry)
             if record.phase is not Phase.RUNNING:
                 raise Conflict(f"it is {record.phase}, not running", hint="start it first")
             capabilities = self._parts.runtime(record.spec.runtime).capabilities
@@ -259,9 +263,7 @@ class Supervisor:
             except PauseFailed as error:
                 if or_disk:
                     return await lifecycle.stop_instead_of_pause(self._parts, record, entry, error)
-                noted = record.with_condition(
-                    ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now()
-                )
+                noted = kept.with_condition(ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now())
                 self._parts.records.save(noted)
                 raise
 
