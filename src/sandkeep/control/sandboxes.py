@@ -16,7 +16,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
-from sandkeep.control.changes import Changes, changed
+from sandkeep.control.changes import Changes, as_on_node, changed
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
@@ -290,18 +290,15 @@ class Sandboxes:
             kept = await self._runner.export_record(sandbox.id)
             if kept is None:
                 return
-            now, node = self._clock.now(), kept.spec
             operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
             async with self._events.change() as ledger:
                 fenced = replace(sandbox, epoch=operation.epoch, operation=operation.id)
                 if not await store.save(ledger.transaction, fenced, sandbox.epoch):
                     return
-            await self._runner.update(operation, sandbox.id, node.limits, node.lifetime, node.labels)
-            spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels)
-            expires = sandbox.expires_at if node.lifetime == sandbox.spec.lifetime else _expiry(now, node.lifetime)
-            settled = replace(fenced, spec=spec, operation=None, updated_at=now, expires_at=expires)
+            await self._runner.update(operation, sandbox.id, kept.spec.limits, kept.spec.lifetime, kept.spec.labels)
+            settled = as_on_node(fenced, kept.spec, self._clock.now())
             async with self._events.change() as ledger:
-                if await store.save(ledger.transaction, settled, fenced.epoch) and spec != sandbox.spec:
+                if await store.save(ledger.transaction, settled, fenced.epoch) and settled.spec != sandbox.spec:
                     await ledger.tell(EventKind.SANDBOX_UPDATED, sandbox.project_id, sandbox.id)
 
     async def delete(self, project_id: str, reference: str, reason: str = "deleted on request") -> None:
