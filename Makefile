@@ -1,5 +1,5 @@
 # Two commands: `make up` brings up the platform and shows it; `make test` proves it.
-.PHONY: help install up down purge demo test test-all check bench reference sync
+.PHONY: help install up down purge demo test test-all torture soak check bench reference sync
 
 help:
 	@echo "make up        install, set up this host, start, and run the demo (root)"
@@ -7,6 +7,8 @@ help:
 	@echo "make purge     remove everything that make up made"
 	@echo "make test      all tests, on the real runtimes, in an instance of their own (root)"
 	@echo "make test-all  the long ones too, resumable; results in tests/results"
+	@echo "make torture   kill each part at each step of each operation, resumable (TORTURE='--minutes 30 --rounds 2')"
+	@echo "make soak      5,000 cycles, resumable: leaks per cycle, growth of the daemons (SOAK='--minutes 30')"
 	@echo "make check     format, lint, types, layers"
 	@echo "make bench     the table of times, beside the bare runtimes"
 
@@ -29,6 +31,12 @@ test:
 
 test-all:
 	@SANDKEEP_TESTS=all scripts/test.sh
+
+torture:
+	@scripts/test.sh torture $(TORTURE)
+
+soak:
+	@scripts/test.sh soak $(SOAK)
 
 check:
 	@scripts/test.sh check

@@ -51,6 +51,8 @@ case "${1:-test}" in
 check) check ;;
 bench) shift; exec python tests/bench/run.py "$@" ;;
 reference) python scripts/reference.py ;;
+torture) shift; exec python tests/torture/run.py "$@" ;;
+soak) shift; exec python tests/torture/soak.py "$@" ;;
 *)
     [ $# = 0 ] || shift
     say "preparing the cached test template"

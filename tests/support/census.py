@@ -1,5 +1,6 @@
 """What an instance has on its host, counted from outside: for tests that nothing is left behind."""
 
+import contextlib
 import json
 import os
 import re
@@ -35,13 +36,14 @@ def census(instance: Instance) -> dict[str, list[str]]:
     }
 
 
-def settled_census(instance: Instance) -> dict[str, list[str]]:
-    """Once what earlier tests deleted is gone in the background, too."""
+def settled_census(instance: Instance, sandboxes: int = 0) -> dict[str, list[str]]:
+    """Once what earlier tests deleted is gone in the background, too, and so many sandboxes have a network."""
     seen = [census(instance)]
 
     def steady() -> bool:
         seen.append(census(instance))
-        return seen[-1] == seen[-2] and not any(_OURS.fullmatch(name) for name in seen[-1]["links"])
+        links = [name for name in seen[-1]["links"] if _OURS.fullmatch(name)]
+        return seen[-1] == seen[-2] and len(links) == sandboxes
 
     until(steady, 30, wait=0.5)
     return seen[-1]
@@ -49,28 +51,31 @@ def settled_census(instance: Instance) -> dict[str, list[str]]:
 
 def same_again(instance: Instance, before: dict[str, list[str]], timeout: float = 30.0) -> None:
     """Descriptors may be fewer; everything else is as it was, once deletions in the background have ended."""
-    left: dict[str, object] = {}
+    left: list[str] = []
 
     def settled() -> bool:
-        now = census(instance)
-        left.clear()
-        for kind, names in before.items():
-            if kind == "descriptors":
-                more = [f"{name} (was {was})" for name, was in zip(now[kind], names, strict=True) if _more(name, was)]
-                if more:
-                    left[kind] = more
-            elif now[kind] != names:
-                left[kind] = {"more": _without(now[kind], names), "less": _without(names, now[kind])}
+        left[:] = left_over(instance, before)
         return not left
 
     try:
-        until(settled, timeout, wait=0.3)
+        until(settled, timeout, wait=0.1)
     except AssertionError:
-        raise AssertionError(f"left behind: {json.dumps(left, indent=1)}") from None
+        raise AssertionError("left behind: " + "; ".join(left)) from None
 
 
-def _more(now: str, before: str) -> bool:
-    return int(now.split()[1]) > int(before.split()[1]) + _KEPT_CONNECTIONS
+def left_over(instance: Instance, before: dict[str, list[str]]) -> list[str]:
+    """What there is more, and what is missing."""
+    now, found = census(instance), []
+    for kind, names in before.items():
+        if kind == "descriptors":
+            were = dict(name.split() for name in names)
+            for name, count in (text.split() for text in now[kind]):
+                if int(count) > int(were.get(name, 0)) + _KEPT_CONNECTIONS:
+                    found.append(f"descriptors: {name} {count} (was {were.get(name, 0)})")
+        else:
+            found += [f"{kind}: more {name}" for name in _without(now[kind], names)]
+            found += [f"{kind}: less {name}" for name in _without(names, now[kind])]
+    return found
 
 
 def _without(names: list[str], others: list[str]) -> list[str]:
@@ -138,9 +143,19 @@ def quota_groups(instance: Instance) -> list[str]:
     return sorted(line.split()[0] for line in done.stdout.splitlines() if line.startswith("1/"))
 
 
+def disk_limits(instance: Instance) -> list[int]:
+    """Bytes that each sandbox may have on disk, as the pool says."""
+    command = ["btrfs", "qgroup", "show", "-r", "--raw", str(instance.root / "data/pool")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("1/")]
+    return sorted(int(word) for line in lines for word in line[3:4] if word.isdigit())
+
+
 def _descriptors(instance: Instance) -> dict[str, int]:
+    """Of those that run: where somebody else starts the daemons, there is no keeper."""
     found = {}
     for name, file in _DAEMONS.items():
-        pid = int((instance.root / file).read_text())
-        found[name] = len(os.listdir(f"/proc/{pid}/fd"))
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((instance.root / file).read_text())
+            found[name] = len(os.listdir(f"/proc/{pid}/fd"))
     return found

@@ -12,6 +12,7 @@ import pytest
 
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import NotFound, SandkeepError
+from support.faults.victims import resolver_pid
 from support.instance import Instance, until
 from support.witness import ask, events_of, machine_pids, read_ticks, settled_fsck, start_witness
 
@@ -120,19 +121,6 @@ def test_fsck_and_sandboxes_do_without_daemons(client: Client, instance: Instanc
     assert instance.fsck() == []
     instance.ensure_up()
     assert ask(sandbox)["gap"] < 2
-
-
-def resolver_pid(instance: Instance) -> int | None:
-    for folder in Path("/proc").iterdir():
-        try:
-            command = (folder / "cmdline").read_bytes() if folder.name.isdigit() else b""
-        except OSError:
-            continue
-        if b"resolver/__main__.py" in command and b"--resolv-conf=" in command:
-            settings = instance.root / "run/resolver.json"
-            if settings.exists() and folder.name in settings.read_text():
-                return int(folder.name)
-    return None
 
 
 def answers_names(sandbox: Sandbox) -> bool:

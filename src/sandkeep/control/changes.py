@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from sandkeep.domain.restart import OnFailure
-from sandkeep.domain.sandbox import Lifetime, Limits, Spec
+from sandkeep.domain.sandbox import Lifetime, Limits, Sandbox, Spec
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,10 @@ def changed(spec: Spec, changes: Changes) -> Spec:
         pause_or_disk=spec.pause_or_disk if changes.pause_or_disk is None else changes.pause_or_disk,
         on_failure=changes.on_failure or spec.on_failure,
     )
+
+
+def as_on_node(sandbox: Sandbox, node: Spec, now: float) -> Sandbox:
+    """What an update may have changed there, taken over; a lifetime that it changed counts from now."""
+    spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels)
+    expires = sandbox.expires_at if node.lifetime == sandbox.spec.lifetime else node.lifetime.ends(now)
+    return replace(sandbox, spec=spec, operation=None, updated_at=now, expires_at=expires)

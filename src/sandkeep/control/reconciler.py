@@ -198,7 +198,11 @@ class Reconciler:
         if observed is None:
             if phase is not Phase.FAILED:
                 await self._lost(sandbox)
-        elif observed.phase not in TRANSITIONAL and settlement.differs(sandbox, observed):
+            return
+        if sandbox.operation is not None:  # in no phase: an update, whose answer never came
+            await self._sandboxes.settle_update(sandbox)
+            return  # its phase the next time: this one's epoch has been settled
+        if observed.phase not in TRANSITIONAL and settlement.differs(sandbox, observed):
             await self._follow_node(sandbox, observed)
 
     async def _follow_node(self, sandbox: Sandbox, observed: Observed) -> None:

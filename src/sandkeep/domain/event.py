@@ -42,7 +42,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_STARTED: "It runs, and its agent answers.",
     EventKind.SANDBOX_PAUSING: "A pause has begun.",
     EventKind.SANDBOX_PAUSED: "It is paused; `hold` says where its memory is.",
-    EventKind.SANDBOX_PAUSE_FAILED: "The pause did not happen; the reason says why, and it runs on.",
+    EventKind.SANDBOX_PAUSE_FAILED: "The pause did not happen; the reason says why, and it is as it was.",
     EventKind.SANDBOX_RESUMING: "A resume has begun.",
     EventKind.SANDBOX_RESUMED: "It goes on where it was paused.",
     EventKind.SANDBOX_RESUME_FAILED: "The resume did not happen; it stays paused, its memory image untouched.",

@@ -3,6 +3,7 @@ gVisor needs (the quiesce protocol: outside connections are reset first, then a 
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from sandkeep.contracts.runtime import MemoryImage
-from sandkeep.domain.errors import Conflict, Internal, PauseFailed, SandkeepError
+from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
 from sandkeep.engine import machine
@@ -39,6 +40,12 @@ async def resume_in_memory(parts: Parts, record: Record, entry: Entry) -> Record
     entry.step("machine.thaw")
     await parts.runtime(record.spec.runtime).thaw(record.machine)
     return replace(record, phase=Phase.RUNNING, hold=None, reason="resumed from memory")
+
+
+async def freeze_again(parts: Parts, record: Record) -> None:
+    """A pause to disk of what was held in memory did not happen. A machine that died meanwhile is nobody's failure here."""
+    with suppress(NotFound):
+        await parts.runtime(record.spec.runtime).freeze(record.machine or "")
 
 
 async def check_savable(parts: Parts, record: Record) -> None:
@@ -94,7 +101,7 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
         error.details["connections_reset"] = reset
         raise
     except (SandkeepError, OSError) as error:
-        hint = "it runs on" + ("; its outside connections were reset" if reset else "")
+        hint = "it is as it was" + ("; its outside connections were reset" if reset else "")
         raise PauseFailed(f"the pause failed: {error}", hint=hint, connections_reset=reset) from error
     kept = Generation(generation, parts.clock.now(), checksums, image.requires)
     saved = record.with_condition(ConditionKind.MEMORY_SAVABLE, True, "the memory was saved", parts.clock.now())

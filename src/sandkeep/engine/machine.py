@@ -7,6 +7,7 @@ import anyio
 
 from sandkeep.contracts.guest import GuestInit
 from sandkeep.contracts.network import Attachment
+from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.sandbox import ConditionKind, Phase, RuntimeKind
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts, hostname
@@ -66,6 +67,18 @@ async def introduce(parts: Parts, record: Record) -> None:
             ca_bundle=parts.settings.ca_bundle,
         ),
     )
+
+
+async def apply_limits(parts: Parts, record: Record) -> None:
+    """What the record says, on a machine that may have been given something else: an update that was undone. It may be
+    dead, or deaf: then the next one begins with these limits."""
+    if record.machine is None:
+        return
+    with suppress(SandkeepError):
+        await parts.runtime(record.spec.runtime).set_limits(record.machine, record.spec.limits)
+        if record.phase is Phase.RUNNING:
+            with anyio.move_on_after(parts.settings.quiesce_deadline):
+                await introduce(parts, record)
 
 
 async def end(parts: Parts, record: Record) -> Record:

@@ -88,6 +88,10 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
             await parts.disks.delete(item.subject)
         return
     await _drop_unrecorded_generations(parts, record)
+    if item.verb == "update" and record.phase is not Phase.DELETED:
+        # Done if its record was written, undone if not: disk and machine follow the record either way.
+        await parts.disks.set_limit(record.id, record.spec.limits.disk)
+        await machine.apply_limits(parts, record)
 
 
 async def _drop_unrecorded_generations(parts: Parts, record: Record) -> None:
@@ -134,11 +138,11 @@ async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:
         return
     attachment = parts.networks.describe(record.id, record.slot, record.spec.network)
     await parts.networks.attach(record.id, record.slot, record.spec.network)
+    await parts.networks.unblock(attachment)  # the pause that closed it did not happen
     runtime = parts.runtime(record.spec.runtime)
     if record.phase is Phase.RUNNING:
         if frozen:
             await runtime.thaw(record.machine)
-        await parts.networks.unblock(attachment)
         if record.generation:  # resumed, and the crash came before the generation was dropped
             await parts.disks.sync()
             generation = record.generation.id

@@ -236,8 +236,12 @@ class Supervisor:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             if record.phase is Phase.PAUSED and record.hold in (hold, Hold.DISK):
                 return record
-            if record.phase is Phase.PAUSED:
-                record = self._parts.records.save(await hibernation.resume_in_memory(self._parts, record, entry))
+            kept = record
+            if (
+                record.phase is Phase.PAUSED
+            ):  # its record goes on saying so: what fails or is interrupted is frozen again
+                undos.push("freeze", lambda: hibernation.freeze_again(self._parts, kept))
+                record = await hibernation.resume_in_memory(self._parts, record, entry)
             if record.phase is not Phase.RUNNING:
                 raise Conflict(f"it is {record.phase}, not running", hint="start it first")
             capabilities = self._parts.runtime(record.spec.runtime).capabilities
@@ -259,9 +263,7 @@ class Supervisor:
             except PauseFailed as error:
                 if or_disk:
                     return await lifecycle.stop_instead_of_pause(self._parts, record, entry, error)
-                noted = record.with_condition(
-                    ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now()
-                )
+                noted = kept.with_condition(ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now())
                 self._parts.records.save(noted)
                 raise
 
@@ -288,9 +290,11 @@ class Supervisor:
             spec = replace(record.spec, limits=limits, lifetime=lifetime, labels=labels)
             if limits.disk != record.spec.limits.disk:
                 entry.step("disk.limit")
+                undos.push("disk.limit", lambda: self._parts.disks.set_limit(record.id, record.spec.limits.disk))
                 await self._parts.disks.set_limit(record.id, limits.disk)
             if record.machine and limits != record.spec.limits:
                 entry.step("machine.limits")
+                undos.push("machine.limits", lambda: machine.apply_limits(self._parts, record))
                 await self._parts.runtime(record.spec.runtime).set_limits(record.machine, limits)
             changed = replace(record, sandbox=replace(record.sandbox, spec=spec))
             if record.phase is Phase.RUNNING and limits.memory != record.spec.limits.memory:

@@ -1,0 +1,101 @@
+"""The harness's side of the steps that support.faults.daemons tells: what is passed is written down, and one point may be
+armed with an act (a kill) that happens while the runner stands still there."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Point:
+    """moment: `before` the step's line is written, or `at`: after it and before the act. pid: of the runner."""
+
+    subject: str
+    verb: str
+    step: str
+    moment: str
+    site: str
+    pid: int = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.verb}.{self.step}/{self.moment}"
+
+
+Act = Callable[[Point], None]
+
+
+class Clock:
+    def __init__(self, path: Path) -> None:
+        self._listening = socket.socket(socket.AF_UNIX)
+        path.unlink(missing_ok=True)
+        self._listening.bind(str(path))
+        self._listening.listen(16)
+        self._lock = threading.Lock()
+        self._passed: list[Point] = []
+        self._armed: tuple[str, int, Act] | None = None
+        self._always: Act | None = None
+        self.fired = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def watch(self, act: Act | None) -> None:
+        """`act` at every point from now on."""
+        with self._lock:
+            self._passed, self._always = [], act
+
+    def arm(self, name: str, nth: int, act: Act) -> None:
+        """`act` when the point of this name is passed the nth time (from 1), counted from now."""
+        with self._lock:
+            self._passed, self._armed = [], (name, nth, act)
+            self.fired.clear()
+
+    def disarm(self) -> list[Point]:
+        """What was passed since it was armed or watched."""
+        with self._lock:
+            self._armed = self._always = None
+            return self._passed
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._follow, args=(connection,), daemon=True).start()
+
+    def _follow(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
+            for line in lines:
+                self._take(Point(**json.loads(line)))
+                connection.sendall(b"go\n")
+
+    def _take(self, point: Point) -> None:
+        act = self._always
+        with self._lock:
+            self._passed.append(point)
+            if self._armed:
+                name, nth, wanted = self._armed
+                if name == point.name and sum(1 for p in self._passed if p.name == name) == nth:
+                    self._armed, act = None, wanted
+        if act is None:
+            return
+        try:
+            act(point)
+        finally:
+            if act is not self._always:
+                self.fired.set()
+
+
+def alive(pid: int | None) -> bool:
+    """Also false for a zombie."""
+    return pid is not None and os.path.exists(f"/proc/{pid}/exe")

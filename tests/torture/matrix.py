@@ -1,0 +1,218 @@
+"""What is tortured: each operation as a scenario with the state before and after it, and its points, found by one clean run.
+
+A trial is named `runtime/scenario/verb.step/moment/victim`. Moments: `before` a step is journalled, `at`: journalled and
+not yet done, `amid`: while it is being done. Just after a step is just before the next one, or before the journal closes.
+"""
+
+import ast
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sandkeep
+from sandkeep.sdk import Client, Sandbox
+from sandkeep.sdk.errors import Internal
+from support.faults.clock import Point
+from support.faults.stand import RUNTIMES, Stand
+from support.faults.victims import OF_MACHINE, VICTIMS
+
+ABSENT = "absent"
+TEMPLATE_STEPS = ["echo built > /etc/built"]
+GROWN = {"memory": "320MiB", "disk": "320MiB", "labels": {"grown": "yes"}}
+FACT = "echo told > /home/user/told; sync"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """before, after: `phase` or `paused-<hold>`. kept_before, kept_after: whether the memory of the sandbox as it was
+    prepared is there in that state. act: by a client that may or may not try again."""
+
+    name: str
+    act: Callable[[Client, Sandbox], None]
+    before: str
+    after: str
+    prepare: Callable[[Sandbox], None] = lambda _: None
+    kept_before: bool = True
+    kept_after: bool = True
+    runtimes: tuple[str, ...] = RUNTIMES
+    persistence: str | None = None
+    of_template: bool = False
+
+
+def pause(hold: str) -> Callable[[Sandbox], None]:
+    return lambda sandbox: sandbox.pause(hold=hold)  # type: ignore[arg-type]
+
+
+def by(verb: str, **options: object) -> Callable[[Client, Sandbox], None]:
+    """The call through this client, whatever the object came from."""
+
+    def act(client: Client, sandbox: Sandbox) -> None:
+        getattr(Sandbox(client, sandbox._answer), verb)(**options)
+
+    return act
+
+
+def command(client: Client, sandbox: Sandbox) -> None:
+    assert Sandbox(client, sandbox._answer).exec(FACT).exit_code == 0
+
+
+def hold_deleted_file(sandbox: Sandbox) -> None:
+    """What gVisor cannot save."""
+    held = "exec 3>/home/user/gone; rm /home/user/gone; touch /tmp/held; exec sleep 100000"
+    sandbox.start_process(["sh", "-c", held]).detach()
+    assert sandbox.exec("while ! [ -e /tmp/held ]; do sleep 0.02; done", timeout=20).exit_code == 0
+
+
+def build(client: Client, sandbox: Sandbox) -> None:
+    client.templates.build("tortured", TEMPLATE_STEPS, parent="test", runtime=sandbox.runtime, memory="128MiB")
+    while (view := client.templates.get("tortured")).phase == "building":
+        time.sleep(0.05)
+    if view.phase != "ready":
+        raise Internal(f"the build is {view.phase}: {view.reason}")
+
+
+def delete_template(client: Client, _: Sandbox) -> None:
+    client.templates.delete("tortured")
+
+
+def nothing(_client: Client, _sandbox: Sandbox) -> None:
+    raise AssertionError("a creation has no sandbox to act on")
+
+
+GVISOR = ("gvisor",)
+SCENARIOS = (
+    Scenario("create", nothing, ABSENT, "running", kept_after=False),
+    Scenario("start", by("start"), "stopped", "running", Sandbox.stop, kept_before=False, kept_after=False),
+    Scenario("start-paused", by("start"), "paused-disk", "running", pause("disk"), kept_after=False, runtimes=GVISOR),
+    Scenario("exec", command, "running", "running"),
+    Scenario("exec-wakes", command, "stopped", "running", Sandbox.stop, kept_before=False, kept_after=False),
+    Scenario("pause-memory", by("pause", hold="memory"), "running", "paused-memory"),
+    Scenario("pause-disk", by("pause", hold="disk"), "running", "paused-disk", runtimes=GVISOR),
+    Scenario("pause-held", by("pause", hold="disk"), "paused-memory", "paused-disk", pause("memory"), runtimes=GVISOR),
+    Scenario(
+        "pause-or-stop", by("pause", hold="disk", or_disk=True), "running", "stopped", hold_deleted_file,
+        kept_after=False, runtimes=GVISOR,
+    ),
+    Scenario("resume-memory", by("resume"), "paused-memory", "running", pause("memory")),
+    Scenario("resume-disk", by("resume"), "paused-disk", "running", pause("disk"), runtimes=GVISOR),
+    Scenario("stop", by("stop"), "running", "stopped", kept_after=False),
+    Scenario("stop-held", by("stop"), "paused-memory", "stopped", pause("memory"), kept_after=False),
+    Scenario("stop-paused", by("stop"), "paused-disk", "stopped", pause("disk"), kept_after=False, runtimes=GVISOR),
+    Scenario("stop-ephemeral", by("stop"), "running", ABSENT, persistence="ephemeral"),
+    Scenario("update", by("update", **GROWN), "running", "running"),
+    Scenario("delete", by("delete"), "running", ABSENT),
+    Scenario("delete-paused", by("delete"), "paused-disk", ABSENT, pause("disk"), runtimes=GVISOR),
+    Scenario("template", build, ABSENT, "ready", of_template=True),
+    Scenario(
+        "template-delete", delete_template, "ready", ABSENT, lambda s: build(s.client, s), runtimes=("runc",),
+        of_template=True,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One place of the matrix. `nth`: of the points of this name in the operation."""
+
+    runtime: str
+    scenario: str
+    point: str
+    nth: int
+    victim: str
+
+    @property
+    def key(self) -> str:
+        again = f"#{self.nth}" if self.nth > 1 else ""
+        return f"{self.runtime}/{self.scenario}/{self.point}{again}/{self.victim}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A point of a clean run. `machine`: whether the sandbox had one then; `lasts`: seconds until the next point."""
+
+    point: Point
+    machine: bool
+    lasts: float
+
+
+class Recorder:
+    """Notes the points of a clean run as the clock tells them."""
+
+    def __init__(self, stand: Stand) -> None:
+        self._stand = stand
+        self._seen: list[tuple[Point, bool, float]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, point: Point) -> None:
+        machine = point.subject.startswith("sbx_") and bool(self._stand.machines.pids(point.subject))
+        with self._lock:
+            self._seen.append((point, machine, time.monotonic()))
+
+    def points(self) -> list[Seen]:
+        """The last one is the end of the operation and lasts no time."""
+        ends = [at for _, _, at in self._seen[1:]] + [at for _, _, at in self._seen[-1:]]
+        return [Seen(point, machine, end - at) for (point, machine, at), end in zip(self._seen, ends, strict=True)]
+
+
+def cells(runtime: str, scenario: Scenario, seen: list[Seen]) -> dict[Cell, float]:
+    """All that can be tried here -> seconds that the step lasts."""
+    found: dict[Cell, float] = {}
+    counts: Counter[str] = Counter()
+    for one in seen:
+        moments = {one.point.name: one.machine}
+        if one.point.moment == "at" and one.point.step not in ("begin", "close"):
+            moments[f"{one.point.verb}.{one.point.step}/amid"] = True
+        for name, machine in moments.items():
+            counts[name] += 1
+            for victim in VICTIMS:
+                if not _has(runtime, victim) or (victim in OF_MACHINE and not machine):
+                    continue
+                found[Cell(runtime, scenario.name, name, counts[name], victim)] = one.lasts
+    if scenario.name == "exec":  # is not journalled: the clock is the command itself
+        for victim in VICTIMS:
+            if _has(runtime, victim):
+                found[Cell(runtime, scenario.name, "exec/amid", 1, victim)] = 0.08
+    return found
+
+
+def _has(runtime: str, victim: str) -> bool:
+    return victim != "gofer" or runtime == "gvisor"
+
+
+def journalled_lines() -> set[str]:
+    """`file:line` of every call in the engine that journals a step or an intent: from the code, so that a new one counts."""
+    found = set()
+    for path in (Path(sandkeep.__file__).parent / "engine").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            of = ast.unparse(node.func.value)
+            if (node.func.attr == "step" and of.endswith("entry")) or (node.func.attr == "begin" and "journal" in of):
+                found.add(f"{path.name}:{node.lineno}")
+    return found
+
+
+def sample(matrix: dict[Cell, float]) -> list[Cell]:
+    """The reduced matrix: each step of each verb once with the death of the runner, and each operation once with another
+    death; scenario, runtime, moment and victim go round."""
+    kept: list[Cell] = []
+    steps: dict[str, list[Cell]] = {}
+    operations: dict[str, list[Cell]] = {}
+    for cell in sorted(matrix):
+        if cell.victim == "runner":
+            steps.setdefault(cell.point.rpartition("/")[0], []).append(cell)
+        else:
+            operations.setdefault(cell.scenario, []).append(cell)
+    for number, step in enumerate(sorted(steps)):
+        wanted = ("at", "before", "amid")[number % 3]
+        choices = [cell for cell in steps[step] if cell.point.endswith(wanted)] or steps[step]
+        kept.append(choices[number * 7 % len(choices)])
+    others = [victim for victim in VICTIMS if victim != "runner"]
+    for number, operation in enumerate(sorted(operations)):
+        wanted = others[number % len(others)]
+        choices = [cell for cell in operations[operation] if cell.victim == wanted] or operations[operation]
+        kept.append(choices[number * 7 % len(choices)])
+    return kept
