@@ -8,10 +8,12 @@ from dataclasses import replace
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.runner import Runner
+from sandkeep.control.changes import as_on_node
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.event import EventKind
-from sandkeep.domain.node import Observed, SandboxOnNode
+from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.sandbox import TRANSITIONAL, Phase, Sandbox
 from sandkeep.store import sandboxes as store
 
@@ -25,8 +27,10 @@ class Catchup:
 
     async def sandbox(self, sandbox: Sandbox, observed: Observed) -> Sandbox:
         """As it is in the store afterwards."""
-        if observed.phase is Phase.DELETED or not is_behind(sandbox, observed):
+        if observed.phase is Phase.DELETED:
             return sandbox
+        if observed.epoch <= sandbox.epoch:
+            return await self._end_update(sandbox) if is_updating(sandbox) else sandbox
         async with self._sandboxes.turn(sandbox.id):
             found = await self._runner.show(sandbox.id)
             on_node = await self._runner.export_record(sandbox.id)
@@ -45,6 +49,25 @@ class Catchup:
         self._sandboxes.unreach(sandbox.id)
         return taken
 
+    async def _end_update(self, sandbox: Sandbox) -> Sandbox:
+        """Whether it was done, the node knows. What the node says is told to it again under a newer epoch: behind an
+        update that is still under way there, and ahead of a late one."""
+        async with self._sandboxes.turn(sandbox.id):
+            kept = await self._runner.export_record(sandbox.id)
+            if kept is None:
+                return sandbox
+            operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
+            fenced = replace(sandbox, epoch=operation.epoch, operation=operation.id)
+            async with self._events.change() as ledger:
+                if not await store.save(ledger.transaction, fenced, sandbox.epoch):
+                    return sandbox
+            await self._runner.update(operation, sandbox.id, kept.spec.limits, kept.spec.lifetime, kept.spec.labels)
+            settled = as_on_node(fenced, kept.spec, self._clock.now())
+            async with self._events.change() as ledger:
+                if await store.save(ledger.transaction, settled, fenced.epoch) and settled.spec != sandbox.spec:
+                    await ledger.tell(EventKind.SANDBOX_UPDATED, sandbox.project_id, sandbox.id)
+        return settled
+
     async def graces(self) -> None:
         """While no server listened, no client could be heard: those that are watched get their whole grace again."""
         now = self._clock.now()
@@ -58,19 +81,14 @@ class Catchup:
                     await store.save(ledger.transaction, replace(sandbox, expires_at=renewed), sandbox.epoch)
 
 
-def is_behind(sandbox: Sandbox, observed: Observed) -> bool:
+def is_updating(sandbox: Sandbox) -> bool:
     """An operation that is noted while the phase is settled is an update that nobody ended."""
     settled = sandbox.status.phase not in TRANSITIONAL and sandbox.status.phase is not Phase.NEW
-    return observed.epoch > sandbox.epoch or (sandbox.operation is not None and settled)
+    return sandbox.operation is not None and settled
 
 
 def taken_over(current: Sandbox, observed: Observed, on_node: SandboxOnNode, now: float) -> Sandbox:
     """What the node does not keep (`pause_or_disk`) stays as it is. A lifetime that the store did not know counts from
     now: too long harms nobody. What is under way goes on: the phase is settled as always."""
-    limits, labels, lifetime = on_node.spec.limits, on_node.spec.labels, on_node.spec.lifetime
-    spec = replace(current.spec, limits=limits, labels=labels, lifetime=lifetime)
-    expires = current.expires_at if lifetime == current.spec.lifetime else lifetime.ends(now)
-    taken = replace(current, spec=spec, epoch=max(current.epoch, observed.epoch), expires_at=expires)
-    if current.status.phase in TRANSITIONAL:
-        return taken
-    return replace(taken, operation=None)
+    taken = replace(as_on_node(current, on_node.spec, now), epoch=max(current.epoch, observed.epoch))
+    return replace(taken, operation=current.operation) if current.status.phase in TRANSITIONAL else taken

@@ -200,9 +200,6 @@ class Reconciler:
             if phase is not Phase.FAILED:
                 await self._lost(sandbox)
             return
-        if sandbox.operation is not None:  # in no phase: an update, whose answer never came
-            await self._sandboxes.settle_update(sandbox)
-            return  # its phase the next time: this one's epoch has been settled
         if observed.phase not in TRANSITIONAL and settlement.differs(sandbox, observed):
             await self._follow_node(sandbox, observed)
 
@@ -217,7 +214,7 @@ class Reconciler:
             if sandbox is not None and observed is not None:
                 if self._sandboxes.busy(sandbox_id) or observed.phase in TRANSITIONAL:
                     continue
-                await self._settle(sandbox, observed, first=False)
+                await self._settle(await self._ahead.sandbox(sandbox, observed), observed, first=False)
             self._late.discard(sandbox_id)
 
     async def _lost(self, sandbox: Sandbox) -> None:

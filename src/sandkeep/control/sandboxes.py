@@ -16,7 +16,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
-from sandkeep.control.changes import Changes, as_on_node, changed
+from sandkeep.control.changes import Changes, changed
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
@@ -290,24 +290,6 @@ class Sandboxes:
                 await self._save(ledger, updated, epoch)
                 await ledger.tell(EventKind.SANDBOX_UPDATED, project_id, sandbox.id)
             return updated
-
-    async def settle_update(self, sandbox: Sandbox) -> None:
-        """An update was interrupted: whether it was done, the node knows, and the store follows it. What the node says is
-        told to it again under a newer epoch: behind an update that is still under way there, and ahead of a late one."""
-        async with self._locks[sandbox.id]:
-            kept = await self._runner.export_record(sandbox.id)
-            if kept is None:
-                return
-            operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
-            async with self._events.change() as ledger:
-                fenced = replace(sandbox, epoch=operation.epoch, operation=operation.id)
-                if not await store.save(ledger.transaction, fenced, sandbox.epoch):
-                    return
-            await self._runner.update(operation, sandbox.id, kept.spec.limits, kept.spec.lifetime, kept.spec.labels)
-            settled = as_on_node(fenced, kept.spec, self._clock.now())
-            async with self._events.change() as ledger:
-                if await store.save(ledger.transaction, settled, fenced.epoch) and settled.spec != sandbox.spec:
-                    await ledger.tell(EventKind.SANDBOX_UPDATED, sandbox.project_id, sandbox.id)
 
     async def delete(self, project_id: str, reference: str, reason: str = "deleted on request") -> None:
         """From every phase; what is under way is cancelled."""
