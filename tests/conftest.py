@@ -17,6 +17,7 @@ from support import postgres as postgresql
 from support.instance import Instance, client_of
 from support.ledger import Ledger
 from support.postgres import Postgres
+from support.power import Host
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,6 +69,13 @@ def anyio_backend() -> str:
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """A whole instance with the `test` template, beside whatever else runs on this host."""
     with Instance.made("test") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Host]:
+    """An instance on a disk of its own, whose power can be cut. A test leaves it up, and without sandboxes."""
+    with Host.made("test") as made:
         yield made
 
 

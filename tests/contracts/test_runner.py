@@ -98,7 +98,7 @@ async def test_an_old_epoch_is_refused(case: Case) -> None:
     old = case.operation()
     await case.runner.stop(case.operation(), sandbox)
     with pytest.raises(Superseded):
-        await case.runner.start(old, sandbox)
+        await case.runner.start(old, sandbox, False)
 
 
 async def test_delete_works_from_every_phase_and_twice(case: Case) -> None:

@@ -112,6 +112,53 @@ except BlockingIOError:
     assert "pids" not in unsupported(instance, "runc")
 
 
+BOMB = """
+import os
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
+
+
+def test_a_fork_bomb_harms_no_neighbour(client: Client, runtime: str, instance: Instance) -> None:
+    """On gVisor the limit of the host's own processes ends the sandbox; its disk is kept, and it can be deleted."""
+    bombed, neighbour = made(client, runtime, pids=128, cpus=1, on_failure="stop"), made(client, "runc")
+    bombed.exec("echo kept > note; sync note")
+    bombed.start_process(["python3", "-c", BOMB]).detach()
+    until(lambda: (bombed.stats().processes or 0) > 60 or Sandbox.get(bombed.id, client=client).phase != "running", 30)
+    for _ in range(5):
+        assert neighbour.exec("echo well", timeout=10).stdout == "well\n"
+    bound = (for_gvisor if runtime == "gvisor" else for_native)(Limits(pids=128)).pids
+    assert (bombed.stats().processes or 0) <= bound + 64  # and what runc itself may have for its entrances
+    bombed.stop()
+    assert bombed.exec("cat note").stdout == "kept\n"
+    bombed.delete()
+    assert instance.fsck() == []
+
+
+def test_a_guest_without_descriptors_can_still_be_used(client: Client, runtime: str) -> None:
+    sandbox = made(client, runtime)
+    greedy = """
+import os
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error:
+    print(len(held), error.errno, flush=True)
+input()
+"""
+    process = sandbox.start_process(["python3", "-c", greedy], stdin=True)
+    first = next(iter(process))
+    assert first.data.split()[1] == b"24", first  # type: ignore[union-attr]
+    assert sandbox.exec("echo well").stdout == "well\n"
+    assert sandbox.files.read("/etc/hostname")
+    process.kill()
+    process.detach()
+
+
 def test_the_inside_tells_its_own_size_or_the_capabilities_say_not(
     client: Client, runtime: str, instance: Instance
 ) -> None:

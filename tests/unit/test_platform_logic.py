@@ -318,3 +318,29 @@ async def test_two_deletes_at_once_both_end_with_nothing_left(local: LocalPlatfo
             tasks.start_soon(delete)
     assert set(statuses) <= {204, 404}
     await nothing_is_left(local)
+
+
+@pytest.mark.parametrize("days", [1, -1])
+async def test_a_clock_that_jumps_a_day_ends_nothing(local: LocalPlatform, days: int) -> None:
+    made = [
+        await create(local, name="short", ttl="1h", on_expiry="delete"),
+        await create(local, name="gone", ttl="30s", persistence="ephemeral"),
+        await create(local, name="watched", persistence="ephemeral", grace="60s"),
+        await create(local, name="full", persistence="full", ttl="2h"),
+    ]
+    await anyio.sleep(1.2)  # a tick of the timers before it
+    local.clock.jump(days * 86400)
+    late = await create(local, name="late", ttl="1h", on_expiry="delete")
+    await anyio.sleep(2.5)
+    for sandbox in [*made, late]:
+        assert (await show(local, sandbox))["phase"] == "running"
+    assert (await local.http.post(f"/v1/sandboxes/{late['id']}/stop")).json()["phase"] == "stopped"
+    if days > 0:  # set back, lifetimes only are longer
+        local.clock.advance(2)  # (a long step would count as a server that was frozen)
+        for _ in range(10):
+            local.clock.advance(4)
+            await anyio.sleep(0.02)
+        with anyio.fail_after(10):
+            while (await local.http.get(f"/v1/sandboxes/{made[1]['id']}")).status_code != 404:
+                await anyio.sleep(0.02)
+        assert (await show(local, made[0]))["phase"] == "running"

@@ -61,8 +61,13 @@ class Runner(Protocol):
         """Disk, network, machine, agent: running and answering when it returns."""
         ...
 
-    async def start(self, operation: OperationRef, sandbox_id: str) -> Observed:
-        """A new machine on the kept disk."""
+    async def storage(self) -> str:
+        """Why the node can write nothing down now (its disk is full, or fails); '' when it can."""
+        ...
+
+    async def start(self, operation: OperationRef, sandbox_id: str, rescue: bool) -> Observed:
+        """A new machine on the kept disk. `rescue`: which may hold some more until the next stop or start without it;
+        such a start of what runs in rescue takes the room back. Condition Rescue while it lasts."""
         ...
 
     async def stop(self, operation: OperationRef, sandbox_id: str) -> Observed:

@@ -52,6 +52,10 @@ class Events:
             self._news.set()
             self._news = anyio.Event()
 
+    async def check(self) -> None:
+        """Raises NoCapacity, StorageFailed, Unavailable when no event could be written now."""
+        await self._database.check()
+
     @property
     def news(self) -> anyio.Event:
         """Set at the next event. Take it before looking."""

@@ -13,6 +13,7 @@ from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
+from sandkeep.control.ticks import Ticks
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
@@ -228,10 +229,14 @@ class Reconciler:
 
     async def _timers(self) -> None:
         last = self._clock.monotonic()
+        ticks = Ticks(self._clock, _TICK)
         while True:
-            await self._clock.sleep(_TICK)
+            tick = await ticks.next()
             try:
-                expired = await self._sandboxes.expired()
+                if tick.jumped or tick.frozen:
+                    log("clock.distrusted", "warning", jumped=round(tick.jumped), frozen=round(tick.frozen))
+                    await self._sandboxes.postpone(tick)
+                expired = await self._sandboxes.expired(tick.now)
                 async with anyio.create_task_group() as tasks:
                     for sandbox in expired:
                         tasks.start_soon(self._expire, sandbox)

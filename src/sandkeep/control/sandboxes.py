@@ -20,6 +20,7 @@ from sandkeep.control.changes import Changes, as_on_node, changed
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
+from sandkeep.control.ticks import Tick
 from sandkeep.domain.errors import (
     Conflict,
     DeadlineExceeded,
@@ -38,6 +39,7 @@ from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     TRANSITIONAL,
+    ConditionKind,
     Hold,
     Persistence,
     Phase,
@@ -215,16 +217,22 @@ class Sandboxes:
             sandbox = replace(sandbox, status=replace(sandbox.status, phase=Phase.DELETED))
         return sandbox
 
-    async def start(self, project_id: str, reference: str, *, by_hand: bool = True) -> Sandbox:
-        """Not `by_hand`: a call needs it, and what is known of its failures stays."""
+    async def start(self, project_id: str, reference: str, *, rescue: bool = False, by_hand: bool = True) -> Sandbox:
+        """`rescue`: its disk gets some more room for this stay. Not `by_hand`: a call needs it, and what is known of its
+        failures stays."""
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
-            return await self._runner.start(operation, sandbox.id)
+            return await self._runner.start(operation, sandbox.id, rescue)
 
         def check(sandbox: Sandbox) -> bool:
             if sandbox.status.phase is Phase.PAUSED and sandbox.status.hold is Hold.MEMORY:
                 raise Conflict("it is paused in memory", hint="resume it: sandkeep resume")
-            return sandbox.status.phase is Phase.RUNNING
+            if sandbox.status.phase is not Phase.RUNNING:
+                return False
+            inside = sandbox.status.condition(ConditionKind.RESCUE) is not None
+            if rescue and not inside:
+                raise Conflict("it runs: rescue is for the next start", hint="stop it first: sandkeep stop")
+            return rescue or not inside or not by_hand
 
         return await self._change(
             project_id,
@@ -241,7 +249,7 @@ class Sandboxes:
         """A planned restart, unless it was called off meanwhile. A try that fails plans the next one."""
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
-            return await self._runner.start(operation, sandbox.id)
+            return await self._runner.start(operation, sandbox.id, False)
 
         def check(current: Sandbox) -> bool:
             return current.status.phase is not Phase.STOPPED or current.restarts != sandbox.restarts
@@ -545,9 +553,21 @@ class Sandboxes:
         async with self._events.change() as ledger:
             return await store.by_id(ledger.transaction, sandbox_id)
 
-    async def expired(self) -> list[Sandbox]:
+    async def expired(self, now: float) -> list[Sandbox]:
         async with self._events.change() as ledger:
-            return await store.expired(ledger.transaction, self._clock.now())
+            return await store.expired(ledger.transaction, now)
+
+    async def postpone(self, tick: Tick) -> None:
+        """A clock that was set ahead ends no lifetime; heartbeats that nobody could take are no silence. (One that was set
+        back only makes lifetimes longer.)"""
+        async with self._events.change() as ledger:
+            for sandbox in await store.expiring(ledger.transaction):
+                later = tick.jumped if sandbox.updated_at < tick.now - tick.jumped / 2 else 0.0
+                if sandbox.spec.lifetime.grace is not None:
+                    later += tick.frozen
+                if later and sandbox.expires_at is not None:
+                    moved = replace(sandbox, expires_at=sandbox.expires_at + later)
+                    await store.save(ledger.transaction, moved, sandbox.epoch)
 
     def turn(self, sandbox_id: str) -> anyio.Lock:
         """Held while it is changed."""

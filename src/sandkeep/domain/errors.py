@@ -18,6 +18,7 @@ SandkeepError
 ├── GuestError                the agent inside answered with an error
 │   └── GuestUnreachable      the agent inside does not answer
 ├── Unavailable               a part of the platform does not answer now; carries retry_after
+├── StorageFailed             the host's disk fails: read-only, or errors of input and output
 ├── DeadlineExceeded          it took longer than it may
 └── Internal                  our fault
 
@@ -112,6 +113,10 @@ class GuestUnreachable(GuestError):
 
 class Unavailable(SandkeepError):
     code = "unavailable"
+
+
+class StorageFailed(SandkeepError):
+    code = "storage_failed"
 
 
 class DeadlineExceeded(SandkeepError):

@@ -213,6 +213,7 @@ class ConditionKind(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     MEMORY_LOST = "MemoryLost"
     CRASH_LOOP = "CrashLoop"
+    RESCUE = "Rescue"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ _WORTH_TELLING = {
     ConditionKind.OUT_OF_MEMORY: True,
     ConditionKind.MEMORY_LOST: True,
     ConditionKind.CRASH_LOOP: True,
+    ConditionKind.RESCUE: True,
 }
 """The value that says something is not as it should be. DiskReady and GuestReady are told by the phase."""
 

@@ -1,5 +1,7 @@
 """The feed of facts: durable, in order, kept until acknowledged."""
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import AsyncIterator
@@ -11,6 +13,7 @@ import anyio
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.domain.node import Fact, FactKind
+from sandkeep.engine.storage import writing
 from sandkeep.lib.files import write_durably
 
 _COMPACT_AFTER = 1000
@@ -56,25 +59,41 @@ class Feed:
         self._dropped = 0
 
     def tell(self, kind: FactKind, sandbox_id: str | None, epoch: int | None = None, **data: Any) -> Fact:
-        self._last += 1
-        fact = Fact(self._last, self._clock.now(), kind, sandbox_id, epoch, data)
-        os.write(self._fd, _line(fact))
-        os.fsync(self._fd)
+        """Raises NoCapacity, StorageFailed: it is then as if nothing had been told."""
+        fact = Fact(self._last + 1, self._clock.now(), kind, sandbox_id, epoch, data)
+        with writing("the feed"):
+            self._append(_line(fact), durably=True)
+        self._last = fact.seq
         self._facts.append(fact)
         self._news.set()
         self._news = anyio.Event()
         return fact
+
+    def _append(self, line: bytes, *, durably: bool) -> None:
+        """All of it or nothing: half a line would spoil the next one."""
+        size = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durably:
+                os.fsync(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            raise
 
     def acknowledge(self, seq: int) -> None:
         before = len(self._facts)
         self._acknowledged = max(self._acknowledged, min(seq, self._last))
         self._facts = [fact for fact in self._facts if fact.seq > self._acknowledged]
         self._dropped += before - len(self._facts)
-        if self._dropped >= _COMPACT_AFTER:
-            self._compact()
-        elif before != len(self._facts):
-            # Not synced: an acknowledgement that is lost means that facts come twice, which a reader must bear anyway.
-            os.write(self._fd, json.dumps({"acknowledged": self._acknowledged, "last": self._last}).encode() + b"\n")
+        with contextlib.suppress(OSError):  # and the next one writes it
+            if self._dropped >= _COMPACT_AFTER:
+                self._compact()
+            elif before != len(self._facts):
+                # Not synced: an acknowledgement that is lost means that facts come twice, which a reader must bear anyway.
+                head = json.dumps({"acknowledged": self._acknowledged, "last": self._last}).encode()
+                self._append(head + b"\n", durably=False)
 
     def close(self) -> None:
         """Every watch ends."""

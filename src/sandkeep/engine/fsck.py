@@ -26,7 +26,7 @@ async def check(parts: Parts) -> dict[str, Any]:
             machines[state.id] = kind
             if not state.pids:
                 found("machine.dead", state.id, "the runtime keeps state of a machine without processes")
-    wanted = {r.machine: r for r in records.values() if r.machine}
+    wanted = {r.machine: r for r in records.values() if r.machine}  # a tombstone's may be on its way out
     for machine_id in machines.keys() - wanted.keys():
         found("machine.unowned", machine_id, "a machine that no record names")
     for machine_id, record in wanted.items():
@@ -53,7 +53,7 @@ async def check(parts: Parts) -> dict[str, Any]:
     for name in contents.strangers:
         found("pool.stranger", name, "something in the pool that Sandkeep did not make, or a half-made thing")
 
-    slots = {r.slot: r.id for r in records.values() if r.slot}
+    slots = {r.slot: r.id for r in records.values() if r.slot and r.phase is not Phase.DELETED}
     attached = await parts.networks.attached()
     for slot in attached.keys() - slots.keys():
         found("network.unowned", str(slot), f"a network without a record ({attached[slot]})")
@@ -63,14 +63,14 @@ async def check(parts: Parts) -> dict[str, Any]:
     for record in records.values():
         if record.phase is Phase.PAUSED and record.hold is Hold.DISK and not record.generation:
             found("record.torn", record.id, "paused on disk without a memory image")
-        if record.phase is Phase.DELETED:
+        if record.phase is Phase.DELETED and (record.id in contents.disks or record.machine in machines):
             found("record.tombstone", record.id, "deleted, and not yet erased")
     for name in parts.records.unreadable:
         found("record.unreadable", name, "the record cannot be read; what it describes is quarantined")
     return {
         "findings": sorted(findings, key=lambda f: (f["kind"], f["subject"])),
         "counts": {
-            "sandboxes": len(records),
+            "sandboxes": sum(r.phase is not Phase.DELETED for r in records.values()),
             "machines": len(machines),
             "disks": len(contents.disks),
             "generations": len(contents.generations),

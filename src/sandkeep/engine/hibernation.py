@@ -11,7 +11,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from sandkeep.contracts.runtime import MemoryImage
-from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError
+from sandkeep.domain.errors import Conflict, GuestError, Internal, NotFound, PauseFailed, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
 from sandkeep.engine import machine
@@ -50,7 +50,14 @@ async def freeze_again(parts: Parts, record: Record) -> None:
 
 async def check_savable(parts: Parts, record: Record) -> None:
     """Raises PauseFailed, naming process and file, when gVisor could not save the memory. Nothing was touched."""
-    found = await parts.guest.quiesce(parts.endpoint(record), parts.settings.quiesce_deadline)
+    try:
+        found = await parts.guest.quiesce(parts.endpoint(record), parts.settings.quiesce_deadline)
+    except GuestError as error:
+        raise PauseFailed(
+            f"its agent could not say whether its memory can be saved: {error.message}",
+            hint="stop it, or pause with --or-disk to keep the disk only",
+            connections_reset=False,
+        ) from error
     if found:
         listed = ", ".join(f"{item.process} (pid {item.pid}) {item.path}" for item in found[:5])
         raise PauseFailed(

@@ -4,6 +4,8 @@ What is left in the folder after a crash is exactly what was interrupted; recove
 compute what to undo or to finish, since every object on the host is named by id.
 """
 
+import contextlib
+import errno
 import json
 import os
 import zlib
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sandkeep.domain.ids import is_id
+from sandkeep.engine.storage import writing
 from sandkeep.lib.files import sync_folder
 from sandkeep.telemetry.log import log
 
@@ -35,13 +38,15 @@ class Entry:
         self._fd = fd
 
     def step(self, name: str, **facts: Any) -> None:
-        """About to do `name`: survives kill -9 from here on."""
-        os.write(self._fd, _line({"step": name, **facts}))
+        """About to do `name`: survives kill -9 from here on. Raises NoCapacity, StorageFailed: then do not do it."""
+        with writing("the journal"):
+            _append(self._fd, _line({"step": name, **facts}))
 
     def close(self) -> None:
         """The operation is settled and its record durable; the file is no longer needed."""
         os.close(self._fd)
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that fails: recovery settles it once more, which changes nothing
+            self._path.unlink(missing_ok=True)
 
 
 class Journal:
@@ -49,12 +54,17 @@ class Journal:
         self._folder = folder
 
     def begin(self, operation: str, verb: str, subject: str, **facts: Any) -> Entry:
-        """Write the intent; durable when it returns."""
+        """Write the intent; durable when it returns. Raises NoCapacity, StorageFailed: nothing may then be done."""
         path = self._folder / f"{operation}.journal"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(fd, _line({"verb": verb, "subject": subject, "facts": facts}))
-        os.fsync(fd)
-        sync_folder(self._folder)
+        with writing("the journal"):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                _append(fd, _line({"verb": verb, "subject": subject, "facts": facts}))
+                os.fsync(fd)
+                sync_folder(self._folder)
+            except BaseException:
+                Entry(path, fd).close()
+                raise
         return Entry(path, fd)
 
     def entries(self) -> list[Interrupted]:
@@ -87,6 +97,12 @@ class Journal:
 
     def forget(self, operation: str) -> None:
         (self._folder / f"{operation}.journal").unlink(missing_ok=True)
+
+
+def _append(fd: int, line: bytes) -> None:
+    """One write, whole: half a line would end the journal there for its reader."""
+    if os.write(fd, line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _line(value: dict[str, Any]) -> bytes:

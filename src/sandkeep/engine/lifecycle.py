@@ -94,13 +94,11 @@ async def stop_instead_of_pause(parts: Parts, record: Record, entry: Entry, why:
 
 
 async def erase(parts: Parts, record: Record) -> None:
-    """All that is left of a sandbox with a tombstone; idempotent, repeated until it succeeds."""
+    """All that is left of a sandbox but its tombstone; idempotent, repeated until it succeeds."""
     async with together() as side:
         side.start_soon(run_sync, parts.deletions.add, record.id)
         await machine.end(parts, record)
         await parts.disks.delete(record.id)
-    parts.records.resolve_unreadable(record.id, forget=True)
-    parts.records.remove(record.id)
 
 
 def check_update(record: Record, disk: int) -> None:

@@ -77,6 +77,7 @@ async def erase(parts: Parts, sandbox_id: str) -> None:
         return
     await run_sync(parts.deletions.add, sandbox_id)
     await parts.disks.delete(sandbox_id)
+    await parts.disks.sync()
     parts.records.resolve_unreadable(sandbox_id, forget=True)
 
 

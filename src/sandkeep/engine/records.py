@@ -1,13 +1,16 @@
 """The durable record of what lives on this node: one file per sandbox and per template, replaced atomically.
 
-A record is written before its call is acknowledged; it is the commit point of every operation. The folder is root:0700,
-since records hold the credential of the agent and the sandbox's environment.
+A record is written before its call is acknowledged; it is the commit point of every operation. Each carries a checksum of
+itself, so that damage is noticed. The folder is root:0700, since records hold the credential of the agent and the
+sandbox's environment.
 """
 
+import contextlib
 import errno
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Spec,
 )
+from sandkeep.engine.storage import trouble, writing
 from sandkeep.lib.files import remove_durably, sync_folder, write_durably, write_json_durably
 from sandkeep.telemetry.log import log
 
@@ -47,7 +51,8 @@ class Generation:
 class Record:
     """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, failed or deleted (a
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
-    another followed). `outcomes`: operation id -> error, or None for success."""
+    another followed), `rescue` the bytes of disk above its limit that it has for now. `outcomes`: operation id -> error,
+    or None for success."""
 
     sandbox: SandboxOnNode
     epoch: int
@@ -62,6 +67,12 @@ class Record:
     conditions: tuple[Condition, ...] = ()
     outcomes: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     exited: int = 0
+    rescue: int = 0
+
+    @property
+    def disk_limit(self) -> int:
+        """Bytes: what its disk and generations may hold now."""
+        return self.spec.limits.disk + self.rescue
 
     @property
     def id(self) -> str:
@@ -129,7 +140,28 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         conditions=tuple(condition_from_json(c) for c in data["conditions"]),
         outcomes=data["outcomes"],
         exited=data.get("exited", 0),
+        rescue=data.get("rescue", 0),
     )
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    body = json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
+    return hashlib.sha256(body).hexdigest()
+
+
+def _checked(data: Any, kind: type) -> dict[str, Any]:
+    """Raises ValueError for what is not as it was written. Records of versions before checksums have none; what such a one
+    may hold is known, so that a damaged key is none of it."""
+    if not isinstance(data, dict):
+        raise ValueError("it is not an object")
+    checksum = data.pop("checksum", None)
+    if checksum is None:
+        unknown = data.keys() - {one.name for one in fields(kind)}
+        if unknown:
+            raise ValueError(f"it has no checksum, and holds {', '.join(sorted(unknown))[:100]!r}")
+    elif checksum != _checksum(data):
+        raise ValueError("its checksum does not fit")
+    return data
 
 
 class Records:
@@ -149,7 +181,7 @@ class Records:
         would end a healthy machine."""
         for folder in (self._sandboxes, self._templates):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path, data in self._read(self._sandboxes):
+        for path, data in self._read(self._sandboxes, Record):
             try:
                 self.sandboxes[path.stem] = _record_from_json(data)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -160,18 +192,18 @@ class Records:
 
     def find_templates(self) -> None:
         """Also those that were made since: setup writes them beside a runner that serves."""
-        for path, data in self._read(self._templates):
+        for path, data in self._read(self._templates, TemplateOnNode):
             try:
                 self.templates[path.stem] = TemplateOnNode(**data)
             except TypeError as error:
                 self._cannot_read(path, error)
 
-    def _read(self, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _read(self, folder: Path, kind: type) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in sorted(folder.glob("*.json")):
             if not is_id(path.stem):
                 continue
             try:
-                yield path, json.loads(path.read_bytes())
+                yield path, _checked(json.loads(path.read_bytes()), kind)
             except ValueError as error:
                 self._cannot_read(path, error)
             except OSError as error:
@@ -212,20 +244,43 @@ class Records:
     def save_installation(self, installation: str) -> None:
         write_durably(self._installation, installation.encode())
 
+    def trouble(self) -> str:
+        """Why no record can be written now; '' when it can. Blocks."""
+        return trouble(self._sandboxes)
+
     def save(self, record: Record) -> Record:
-        """Durable when it returns."""
-        write_json_durably(self._sandboxes / f"{record.id}.json", asdict(record))
+        """Durable when it returns. Raises NoCapacity, StorageFailed: the record before it then stands."""
+        path, before = self._sandboxes / f"{record.id}.json", self.sandboxes.get(record.id)
+        try:
+            with writing("the record"):
+                _write(path, record)
+        except BaseException:
+            # The new one may have its name already, when only the sync of the folder failed.
+            with contextlib.suppress(OSError):
+                if before is not None:
+                    _write(path, before)
+                else:
+                    remove_durably(path)
+            raise
         self.sandboxes[record.id] = record
         return record
 
     def remove(self, sandbox_id: str) -> None:
-        remove_durably(self._sandboxes / f"{sandbox_id}.json")
+        with writing("the record"):
+            remove_durably(self._sandboxes / f"{sandbox_id}.json")
         self.sandboxes.pop(sandbox_id, None)
 
     def save_template(self, template: TemplateOnNode) -> None:
-        write_json_durably(self._templates / f"{template.id}.json", asdict(template))
+        with writing("the record"):
+            _write(self._templates / f"{template.id}.json", template)
         self.templates[template.id] = template
 
     def remove_template(self, template_id: str) -> None:
-        remove_durably(self._templates / f"{template_id}.json")
+        with writing("the record"):
+            remove_durably(self._templates / f"{template_id}.json")
         self.templates.pop(template_id, None)
+
+
+def _write(path: Path, record: Record | TemplateOnNode) -> None:
+    data = asdict(record)
+    write_json_durably(path, {**data, "checksum": _checksum(data)})

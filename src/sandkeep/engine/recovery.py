@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import anyio
 
-from sandkeep.domain.errors import SandkeepError
+from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, body
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
@@ -38,6 +38,10 @@ async def recover(parts: Parts) -> None:
     removed = await parts.disks.discard_partial()
     for item in interrupted:
         await _settle(parts, item)
+    await _set_limits(parts)
+    if interrupted:
+        await parts.disks.sync()  # what was undone stays undone, whatever comes before the next commit of the pool
+    for item in interrupted:
         parts.journal.forget(item.operation)
     _hold_to_deletions(parts)
     alive = await _end_strangers(parts, _nobody)
@@ -80,26 +84,35 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
         if item.subject not in parts.records.templates:
             await parts.disks.delete_template(item.subject)
         return
+    unknown = item.subject not in parts.records.sandboxes and item.subject not in parts.records.unreadable
+    if unknown and item.verb == "create":
+        # Never acknowledged. Its machine and network are ended as strangers; its disk is ours to remove.
+        await _kill_machines_of(parts, item.subject)
+        await parts.disks.delete(item.subject)
     record = parts.records.sandboxes.get(item.subject)
     if record is None:
-        if item.verb == "create":
-            # Never acknowledged. Its machine and network are ended as strangers; its disk is ours to remove.
-            await _kill_machines_of(parts, item.subject)
-            await parts.disks.delete(item.subject)
         return
     await _drop_unrecorded_generations(parts, record)
     if item.verb == "update" and record.phase is not Phase.DELETED:
-        # Done if its record was written, undone if not: disk and machine follow the record either way.
-        await parts.disks.set_limit(record.id, record.spec.limits.disk)
+        # Done if its record was written, undone if not: disk (see _set_limits) and machine follow the record either way.
         await machine.apply_limits(parts, record)
 
 
 async def _drop_unrecorded_generations(parts: Parts, record: Record) -> None:
-    """A pause that did not reach its record leaves a generation that nobody was told of."""
+    """A pause that did not reach its record leaves a generation that nobody was told of; a power cut brings back one that
+    was dropped after its resume."""
     kept = record.generation.id if record.generation else None
     for generation, owner in (await parts.disks.contents()).generations.items():
         if owner == record.id and generation != kept:
             await parts.disks.drop_generation(record.id, generation)
+
+
+async def _set_limits(parts: Parts) -> None:
+    """The record says how much a disk may hold: a crash can have come between the limit and the record."""
+    for record in parts.records.sandboxes.values():
+        if record.phase is not Phase.DELETED:
+            with suppress(NotFound):
+                await parts.disks.set_limit(record.id, record.disk_limit)
 
 
 async def _kill_machines_of(parts: Parts, sandbox_id: str) -> None:

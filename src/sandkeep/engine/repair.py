@@ -73,6 +73,8 @@ async def repair(parts: Parts) -> None:
             try:
                 with anyio.fail_after(_ERASE_WITHIN):
                     await lifecycle.erase(parts, record)
+                    await parts.disks.sync()
+                    parts.records.remove(record.id)
             except (SandkeepError, TimeoutError) as error:
                 log("undo.failed", what="erase", sandbox=record.id, error=repr(error))
     finally:

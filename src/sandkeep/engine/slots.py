@@ -4,6 +4,7 @@ A number is not used again within ten minutes of its release, so that nobody's l
 stranger. The times live in the run folder: after a reboot nothing of the old network exists.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -68,5 +69,6 @@ class Slots:
         now = self._clock.now()
         self._released = {s: at for s, at in self._released.items() if 0 <= now - at < REST}
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps({"next": self._next, "released": self._released}))
-        fresh.rename(self._path)
+        with contextlib.suppress(OSError):  # a full run folder: only a restart in the next ten minutes would miss it
+            fresh.write_text(json.dumps({"next": self._next, "released": self._released}))
+            fresh.rename(self._path)

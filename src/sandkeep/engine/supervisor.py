@@ -5,6 +5,7 @@ sandbox's lane, checks epoch and operation id, writes the intent, acts, makes th
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -44,6 +45,9 @@ from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
 from sandkeep.engine.recovery import mend, recover
+from sandkeep.engine.rescue import give_back, leave_or_stay, set_room
+from sandkeep.engine.storage import storage_error
+from sandkeep.engine.tombstones import Tombstones
 from sandkeep.engine.undo import Undos
 from sandkeep.engine.upkeep import Upkeep
 from sandkeep.telemetry.log import log
@@ -51,7 +55,9 @@ from sandkeep.telemetry.log import log
 T = TypeVar("T")
 Work = Callable[[Record, Entry, Undos], Awaitable[Record]]
 
-_ERASE_RETRY = 5.0
+_EXIT_RETRY = 5.0
+_SYNC_PATIENCE = 30.0
+_PROBE_EVERY = 2.0
 _REMEMBERED_DELETES = 4096
 
 
@@ -63,7 +69,8 @@ class Supervisor:
         self._started_at = parts.clock.now()
         self._tasks: TaskGroup | None = None
         self._watched: set[str] = set()
-        self._erasing: set[str] = set()
+        self._tombstones = Tombstones(parts)
+        self._probed: tuple[float, str] | None = None
         self._deleted: dict[str, None] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -73,10 +80,11 @@ class Supervisor:
             self._tasks = tasks
             for record in list(self._parts.records.sandboxes.values()):
                 if record.phase is Phase.DELETED:
-                    tasks.start_soon(self._erase, record)
+                    tasks.start_soon(self._tombstones.erase, record)
                 elif record.machine:
                     self._watch_machine(record)
             tasks.start_soon(Upkeep(self._parts).run)
+            tasks.start_soon(self._tombstones.run)
             ready()
             try:
                 await anyio.sleep_forever()
@@ -99,7 +107,8 @@ class Supervisor:
                 errors.append(error)
             except Exception as error:
                 log("operation.failed", "error", error=repr(error))
-                failed = Internal(f"the node failed: {type(error).__name__}: {error}")
+                failed = storage_error(error, "what the node does") if isinstance(error, OSError) else None
+                failed = failed or Internal(f"the node failed: {type(error).__name__}: {error}")
                 failed.__cause__ = error
                 errors.append(failed)
             finally:
@@ -134,26 +143,47 @@ class Supervisor:
                         after = self._parts.records.save(after.with_outcome(operation.id, None))
                 except BaseException as error:
                     self._failed(operation, sandbox_id, verb, error)
-                    entry.close()
+                    self._close_durably(entry)
                     raise
                 await self._settle(record, after, entry)
                 return self._parts.records.sandboxes[sandbox_id].observed()
 
         return await self._detached(body)
 
+    def _close_durably(self, entry: Entry) -> None:
+        """Forget the intent once what was undone or dropped survives a power cut; nobody waits for it."""
+
+        async def body() -> None:
+            with suppress(Exception), anyio.fail_after(_SYNC_PATIENCE):
+                await self._parts.disks.sync()
+            entry.close()
+
+        assert self._tasks is not None
+        self._tasks.start_soon(body)
+
+    def _step(self, entry: Entry, name: str) -> None:
+        """After the commit point: a step that cannot be noted is taken all the same."""
+        with suppress(SandkeepError):
+            entry.step(name)
+
     async def _settle(self, before: Record, after: Record, entry: Entry) -> None:
         """After the commit point: what the new record no longer needs goes. A crash here is finished by recovery."""
+        dropped = False
         with anyio.CancelScope(shield=True):
             if after.phase is Phase.PAUSED and after.hold is Hold.DISK and after.machine:
-                entry.step("machine.end")
+                self._step(entry, "machine.end")
                 after = self._parts.records.save(await machine.end(self._parts, after))
             elif before.generation and not (after.generation and after.phase is Phase.PAUSED):
-                entry.step("generation.drop")
+                self._step(entry, "generation.drop")
                 if after.generation:
                     await self._parts.disks.sync()
                     after = self._parts.records.save(replace(after, generation=None))
                 await self._parts.disks.drop_generation(after.id, before.generation.id)
-        entry.close()
+                dropped = True
+        if dropped:
+            self._close_durably(entry)
+        else:
+            entry.close()
         if after.machine and after.machine not in self._watched:
             self._watch_machine(after)
 
@@ -165,7 +195,8 @@ class Supervisor:
             failure |= {"code": "busy", "message": "it was interrupted, or took too long, and was undone"}
         if isinstance(error, SandkeepError):
             failure = {"code": error.code, "message": error.message, "hint": error.hint}
-        self._parts.records.save(replace(record, epoch=operation.epoch).with_outcome(operation.id, failure))
+        with suppress(SandkeepError):  # a disk that takes nothing: the same id is then tried anew, not answered
+            self._parts.records.save(replace(record, epoch=operation.epoch).with_outcome(operation.id, failure))
         log("operation.failed", verb=verb, sandbox=sandbox_id, **failure)
         if record.machine and record.machine not in self._watched:
             self._watch_machine(record)
@@ -202,24 +233,29 @@ class Supervisor:
                             record = await lifecycle.create(self._parts, operation, sandbox, entry, undos)
                             entry.step("record")
                             record = self._parts.records.save(record.with_outcome(operation.id, None))
-                    finally:
+                    except BaseException:
+                        with anyio.CancelScope(shield=True), suppress(Exception), anyio.fail_after(_SYNC_PATIENCE):
+                            await self._parts.disks.sync()  # the disk is gone also after a power cut; then the intent
                         entry.close()
+                        raise
+                    entry.close()
                 self._watch_machine(record)
                 return record.observed()
 
         return await self._detached(body)
 
-    async def start(self, operation: OperationRef, sandbox_id: str) -> Observed:
+    async def start(self, operation: OperationRef, sandbox_id: str, rescue: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             if record.phase is Phase.RUNNING:
-                return record
+                return await leave_or_stay(self._parts, record, entry, rescue)
             if record.phase is Phase.PAUSED and record.hold is Hold.MEMORY:
                 raise Conflict("it is paused in memory", hint="resume it")
             if record.generation:
                 entry.step("disk.restore", generation=record.generation.id)
                 await self._parts.disks.restore(record.id, record.generation.id)
             async with self._parts.admitted(record.id, record.spec, new_disk=False):
-                return await lifecycle.start(self._parts, replace(record, generation=None), entry, undos)
+                record = await set_room(self._parts, replace(record, generation=None), entry, undos, rescue)
+                return await lifecycle.start(self._parts, record, entry, undos)
 
         return await self._operate(operation, sandbox_id, "start", Phase.STARTING, work)
 
@@ -228,7 +264,7 @@ class Supervisor:
             if record.phase is Phase.STOPPED:
                 return replace(record, exited=0)
             self._watched.discard(record.machine or "")
-            return await lifecycle.stop(self._parts, record, entry)
+            return await give_back(self._parts, await lifecycle.stop(self._parts, record, entry), entry)
 
         return await self._operate(operation, sandbox_id, "stop", Phase.STOPPING, work)
 
@@ -290,8 +326,8 @@ class Supervisor:
             spec = replace(record.spec, limits=limits, lifetime=lifetime, labels=labels)
             if limits.disk != record.spec.limits.disk:
                 entry.step("disk.limit")
-                undos.push("disk.limit", lambda: self._parts.disks.set_limit(record.id, record.spec.limits.disk))
-                await self._parts.disks.set_limit(record.id, limits.disk)
+                undos.push("disk.limit", lambda: self._parts.disks.set_limit(record.id, record.disk_limit))
+                await self._parts.disks.set_limit(record.id, limits.disk + record.rescue)
             if record.machine and limits != record.spec.limits:
                 entry.step("machine.limits")
                 undos.push("machine.limits", lambda: machine.apply_limits(self._parts, record))
@@ -321,11 +357,12 @@ class Supervisor:
                 )
                 # From here on the deletion is durable: what does not go at once goes later.
                 with anyio.move_on_after(10) as scope:
-                    if await self._try_erase(tombstone):
+                    if await self._tombstones.try_erase(tombstone):
+                        self._lanes.forget(sandbox_id)
                         return
                 log("undo.failed", what="delete", sandbox=sandbox_id, timeout=scope.cancelled_caught)
                 assert self._tasks is not None
-                self._tasks.start_soon(self._erase, tombstone)
+                self._tasks.start_soon(self._tombstones.erase, tombstone)
 
         await self._detached(body)
 
@@ -335,25 +372,6 @@ class Supervisor:
         self._deleted[sandbox_id] = None
         if len(self._deleted) > _REMEMBERED_DELETES:
             del self._deleted[next(iter(self._deleted))]
-
-    async def _try_erase(self, tombstone: Record) -> bool:
-        try:
-            await lifecycle.erase(self._parts, tombstone)
-        except Exception as error:
-            log("undo.failed", what="erase", sandbox=tombstone.id, error=repr(error))
-            return False
-        self._lanes.forget(tombstone.id)
-        return True
-
-    async def _erase(self, tombstone: Record) -> None:
-        if tombstone.id in self._erasing:
-            return
-        self._erasing.add(tombstone.id)
-        try:
-            while not await self._try_erase(tombstone):
-                await anyio.sleep(_ERASE_RETRY)
-        finally:
-            self._erasing.discard(tombstone.id)
 
     # -- machines that end by themselves
 
@@ -369,29 +387,38 @@ class Supervisor:
         if machine_id not in self._watched:
             return  # we ended it
         self._watched.discard(machine_id)
+        log("machine.exited", sandbox=sandbox_id, machine=machine_id, how=how)
+        while not await self._note_exit(sandbox_id, machine_id, how):
+            await self._parts.clock.sleep(_EXIT_RETRY)
+
+    async def _note_exit(self, sandbox_id: str, machine_id: str, how: str) -> bool:
+        """Whether it is written down, or is nobody's business any more. A disk that takes nothing now will later."""
         lane = self._lanes.of(sandbox_id)
         try:
             async with lane.operate(sandbox_id, Phase.STOPPING, DEADLINES[Phase.STOPPING]):
-                record = self._parts.records.sandboxes.get(sandbox_id, record)
-                if record.machine != machine_id or record.phase is Phase.DELETED:
-                    return
+                record = self._parts.records.sandboxes.get(sandbox_id)
+                if record is None or record.machine != machine_id or record.phase is Phase.DELETED:
+                    return True
                 out_of_memory = "memory" in how
                 kind = FactKind.OUT_OF_MEMORY if out_of_memory else FactKind.MACHINE_EXITED
-                log("machine.exited", sandbox=sandbox_id, machine=machine_id, how=how)
                 record = await machine.end(self._parts, record)
                 if lifecycle.vanishes(record):
                     record = self._parts.records.save(replace(record, phase=Phase.DELETED, reason=how))
-                    self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how, deleted=True)
                     assert self._tasks is not None
-                    self._tasks.start_soon(self._erase, record)
-                    return
+                    self._tasks.start_soon(self._tombstones.erase, record)
+                    self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how, deleted=True)
+                    return True
                 now = self._parts.clock.now()
                 if out_of_memory:
                     record = record.with_condition(ConditionKind.OUT_OF_MEMORY, True, how, now)
                 self._parts.records.save(lifecycle.ended(record, f"its machine ended: {how}", now))
                 self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how)
+        except NotFound:  # it is being deleted
+            return True
         except SandkeepError as error:
             log("operation.failed", verb="exit", sandbox=sandbox_id, error=error.message)
+            return False
+        return True
 
     # -- looking
 
@@ -412,6 +439,12 @@ class Supervisor:
 
     async def capacity(self) -> Capacity:
         return await self._parts.capacity()
+
+    async def storage(self) -> str:
+        now = self._parts.clock.monotonic()
+        if self._probed is None or now - self._probed[0] > _PROBE_EVERY:
+            self._probed = now, await run_sync(self._parts.records.trouble)
+        return self._probed[1]
 
     async def show(self, sandbox_id: str) -> Observed | None:
         record = self._parts.records.sandboxes.get(sandbox_id)
@@ -518,7 +551,8 @@ class Supervisor:
     async def delete_template(self, operation: OperationRef, template_id: str) -> None:
         if template_id not in self._parts.records.templates:
             return
-        users = [r.id for r in self._parts.records.sandboxes.values() if r.spec.template == template_id]
+        records = self._parts.records.sandboxes.values()
+        users = [r.id for r in records if r.spec.template == template_id and r.phase is not Phase.DELETED]
         if users:
             raise InUse(
                 f"{len(users)} sandboxes were made from this template",
@@ -531,6 +565,7 @@ class Supervisor:
             self._parts.records.remove_template(template_id)
             entry.step("template.delete")
             await self._parts.disks.delete_template(template_id)
+            await self._parts.disks.sync()  # gone also after a power cut, before the intent is forgotten
             entry.close()
 
         await self._detached(body)

@@ -79,8 +79,11 @@ class Upkeep:
                 record = running.get(machine_id)
                 if record is None or signs == seen.signs or now < seen.not_before:
                     continue
-                if await self._report(record, machine_id, signs, seen):
-                    seen.not_before = now + _QUIET
+                try:
+                    if await self._report(record, machine_id, signs, seen):
+                        seen.not_before = now + _QUIET
+                except SandkeepError as error:  # the feed's disk takes nothing: what runs goes on
+                    log("task.failed", "error", task="memory.report", error=error.message)
 
     def _running(self) -> dict[str, Record]:
         records = self._parts.records.sandboxes.values()

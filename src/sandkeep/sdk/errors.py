@@ -23,6 +23,7 @@ SandkeepError
 │   ├── ConnectionFailed      the server cannot be reached; nothing was done
 │   └── ConnectionLost        the connection broke after the request was sent; it may have been carried out
 │       └── StreamLost        a stream could not be attached again before its deadline
+├── StorageFailed             the host's disk fails: read-only, or errors of input and output
 ├── DeadlineExceeded          it took longer than it may
 ├── VersionMismatch           this SDK and the server do not speak the same version
 ├── UnsafeArchive             a tree from a sandbox named something outside its target; nothing there was touched
@@ -143,6 +144,10 @@ class ConnectionLost(Unavailable):
 
 class StreamLost(ConnectionLost):
     code = "stream_lost"
+
+
+class StorageFailed(SandkeepError):
+    code = "storage_failed"
 
 
 class DeadlineExceeded(SandkeepError):

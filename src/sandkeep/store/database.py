@@ -13,7 +13,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from sandkeep.domain.errors import Conflict, InvalidArgument, Unavailable
+from sandkeep.domain.errors import Conflict, InvalidArgument, NoCapacity, Unavailable
 from sandkeep.store import postgres, sqlite
 from sandkeep.store.tables import metadata
 from sandkeep.telemetry.log import log
@@ -50,6 +50,7 @@ class Database:
         self._turn = anyio.Lock(fast_acquire=True)
         self._lost: Unavailable | None = None
         self._rest_until = 0.0
+        self._full = False
 
     async def open(self) -> None:
         """Own it, and bring the schema to this version. Raises Conflict for a database of a newer version, a damaged
@@ -128,7 +129,16 @@ class Database:
             if self._lost is None:
                 log("database.lost", "warning", error=told.message)
             self._lost, self._rest_until = told, time.monotonic() + _REST
+        self._full = isinstance(told, NoCapacity)
         raise told from error
+
+    async def check(self) -> None:
+        """Raises NoCapacity, Unavailable when nothing could be written now. Once the disk was full, a write is tried."""
+        async with self.transaction() as transaction:
+            await transaction.execute(text("SELECT 1"))
+            if self._full and self.kind == "sqlite":
+                await transaction.execute(text("PRAGMA user_version = 0"))
+        self._full = False
 
     async def close(self) -> None:
         await self._engine.dispose()

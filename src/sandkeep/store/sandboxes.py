@@ -177,6 +177,11 @@ async def expired(connection: AsyncConnection, now: float) -> list[Sandbox]:
     return [_sandbox(row) for row in rows]
 
 
+async def expiring(connection: AsyncConnection) -> list[Sandbox]:
+    """Those that have a lifetime."""
+    return [_sandbox(row) for row in await connection.execute(select(table).where(table.c.expires_at.is_not(None)))]
+
+
 async def failing(connection: AsyncConnection) -> list[Sandbox]:
     """Those whose machine ended by itself not long ago, planned restarts among them."""
     return [_sandbox(row) for row in await connection.execute(select(table).where(table.c.failures > 0))]

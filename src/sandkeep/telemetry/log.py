@@ -8,6 +8,7 @@ import sys
 from typing import Any, Final
 
 EVENTS: Final[dict[str, str]] = {
+    "clock.distrusted": "The wall clock was set ahead, or the server was frozen: lifetimes are not ended by it.",
     "daemon.started": "The server or the runner serves.",
     "daemon.stopping": "It was told to stop.",
     "database.found": "The database answers again.",

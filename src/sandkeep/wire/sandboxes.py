@@ -114,6 +114,12 @@ class PauseRequest(Asked):
     or_disk: bool | None = None
 
 
+class StartRequest(Asked):
+    """`rescue`: some more room on its disk for this stay, to clean a full one."""
+
+    rescue: bool = False
+
+
 class ExecRequest(Asked):
     """`command` is a shell line (run by bash -l -c, or sh) or an argv list. `stdin` is text, or base64 with
     `stdin_encoding`. `timeout` in seconds; then the process group is killed and exit_code is 137."""

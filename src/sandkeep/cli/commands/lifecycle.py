@@ -75,12 +75,16 @@ def stop(session: Session, refs: tuple[str, ...]) -> None:
 
 @click.command()
 @several
+@click.option(
+    "--rescue", is_flag=True, help="A full disk gets some more room, to clean it; the next start takes it back."
+)
 @pass_session
-def start(session: Session, refs: tuple[str, ...]) -> None:
+def start(session: Session, refs: tuple[str, ...], rescue: bool) -> None:
     """Start stopped or failed sandboxes from their disks.
 
     \b
-    Example:
+    Examples:
       sandkeep start dev
+      sandkeep start dev --rescue
     """
-    change(session, refs, "starting", lambda sandbox: sandbox.start())
+    change(session, refs, "starting", lambda sandbox: sandbox.start(rescue=rescue))

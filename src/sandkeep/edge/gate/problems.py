@@ -25,6 +25,7 @@ STATUSES: dict[str, tuple[int, str]] = {
     "guest_error": (502, "The agent in the sandbox answered with an error"),
     "guest_unreachable": (502, "The agent in the sandbox does not answer"),
     "unavailable": (503, "Not available right now"),
+    "storage_failed": (503, "The host's disk fails"),
     "deadline_exceeded": (504, "It took too long"),
     "no_capacity": (507, "The host lacks room for it"),
     "internal": (500, "An error of ours"),

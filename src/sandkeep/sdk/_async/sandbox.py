@@ -253,8 +253,9 @@ class AsyncSandbox(SandboxFields):
         """End its machine; the disk stays, unless it is ephemeral."""
         await self._verb("stop")
 
-    async def start(self) -> None:
-        await self._verb("start")
+    async def start(self, *, rescue: bool = False) -> None:
+        """A new machine on the kept disk. `rescue`: a full disk holds some more until the next stop, or start without it."""
+        await self._verb("start", given(rescue=rescue or None) or None)
 
     async def _verb(self, verb: str, body: dict[str, Any] | None = None) -> None:
         answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True)

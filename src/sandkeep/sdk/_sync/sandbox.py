@@ -256,8 +256,9 @@ class Sandbox(SandboxFields):
         """End its machine; the disk stays, unless it is ephemeral."""
         self._verb("stop")
 
-    def start(self) -> None:
-        self._verb("start")
+    def start(self, *, rescue: bool = False) -> None:
+        """A new machine on the kept disk. `rescue`: a full disk holds some more until the next stop, or start without it."""
+        self._verb("start", given(rescue=rescue or None) or None)
 
     def _verb(self, verb: str, body: dict[str, Any] | None = None) -> None:
         answer = self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True)

@@ -1,9 +1,10 @@
 """The platform itself: runtimes, version, health, metrics."""
 
+import anyio
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from sandkeep.domain.errors import SandkeepError, Unavailable
+from sandkeep.domain.errors import SandkeepError, StorageFailed, Unavailable
 from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.telemetry import metrics
@@ -11,6 +12,7 @@ from sandkeep.wire.platform import API_VERSION, OLDEST_CLIENT, RuntimeView, Vers
 from sandkeep.wire.shape import Page
 
 router = APIRouter(tags=["platform"])
+_PATIENCE = 3.0
 
 
 @router.get("/v1/runtimes")
@@ -35,11 +37,18 @@ async def healthz() -> Response:
 
 @router.get("/readyz", include_in_schema=False)
 async def readyz(use: Using) -> Response:
-    """Ready when the database and the node answer; `apart` tells when they are not of one installation."""
+    """Ready when the database and the node answer, and both can write down what they do; `apart` tells when they are not of
+    one installation."""
     try:
-        await use.events.page("", after=0, limit=1)
+        await use.events.check()
         if use.reconciler.node is None:
             raise Unavailable("the node's runner does not answer")
+        with anyio.move_on_after(_PATIENCE) as waiting:
+            trouble = await use.runner.storage()
+        if waiting.cancelled_caught:
+            raise Unavailable("the node's runner does not answer")
+        if trouble:
+            raise StorageFailed(f"the node: {trouble}")
     except SandkeepError as error:
         return JSONResponse({"status": "not ready", "reason": error.message}, status_code=503)
     standing = use.nodes.standing

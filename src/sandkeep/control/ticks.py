@@ -1,0 +1,37 @@
+"""Whether the time that the server lives by is to be trusted: a wall clock that was set, a process that was frozen.
+
+Lifetimes are kept by the wall clock, since they outlive the server. What passes by neither a day's wait nor a client's
+silence ends none of them.
+"""
+
+from dataclasses import dataclass
+
+from sandkeep.contracts.clock import Clock
+
+_TOLERATED = 5.0
+"""Seconds: a slow tick, or the small steps of a time server."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """now: seconds since the epoch. jumped: how far the wall clock was set ahead since the last tick; frozen: how long
+    this process did not run. 0 for what is usual."""
+
+    now: float
+    jumped: float = 0.0
+    frozen: float = 0.0
+
+
+class Ticks:
+    def __init__(self, clock: Clock, every: float) -> None:
+        self._clock = clock
+        self._every = every
+        self._last = (clock.now(), clock.monotonic())
+
+    async def next(self) -> Tick:
+        await self._clock.sleep(self._every)
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        wall, real = now - self._last[0], monotonic - self._last[1]
+        self._last = now, monotonic
+        jumped, frozen = wall - real, real - self._every
+        return Tick(now, jumped if jumped > _TOLERATED else 0.0, frozen if frozen > _TOLERATED else 0.0)
