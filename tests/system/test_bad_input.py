@@ -156,7 +156,8 @@ def test_fields_that_no_host_could_satisfy(http: httpx2.Client) -> None:
 def test_bodies_that_are_no_requests(http: httpx2.Client, body: bytes) -> None:
     for path in ("/v1/sandboxes", "/v1/templates", "/v1/keys", f"/v1/sandboxes/{UNKNOWN}/exec"):
         answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
-        problem(answer, 400, "invalid_argument")
+        found = problem(answer, 400, "invalid_argument")
+        assert found["field"] != "0" and "docs/" not in (found["hint"] or "")
 
 
 def test_huge_bodies_are_refused_as_they_come(http: httpx2.Client, instance: Instance) -> None:
@@ -207,10 +208,13 @@ def test_commands_that_are_none(http: httpx2.Client) -> None:
         answer = http.post(f"/v1/sandboxes/{sandbox}/exec", json=body)
         assert answer.status_code == 400, f"{body}: {answer.status_code} {answer.text}"
         assert answer.headers["content-type"] == "application/problem+json"
+        if "/none/such" in str(body) or body.get("user") == "nobody-here":
+            assert answer.json()["hint"], body
     assert http.post(f"/v1/sandboxes/{sandbox}/exec", json={"command": "exit 7"}).json()["exit_code"] == 7
 
 
 def test_the_command_line_says_what_is_wrong(client: Client, instance: Instance) -> None:
+    Sandbox.create(template="test", name="still", runtime="runc", memory="128MiB", client=client).stop()
     for arguments, code, said in (
         (["show", "no-such"], 3, "no-such"),
         (["create", "--template", "test", "--name", "../x"], 2, "../x"),
@@ -219,6 +223,7 @@ def test_the_command_line_says_what_is_wrong(client: Client, instance: Instance)
         (["create", "--template", "test", "--runtime", "docker"], 2, "runtime"),
         (["exec", "a/b", "--", "true"], 125, "a/b"),
         (["delete", ".."], 3, ".."),
+        (["exec", "still", "--no-resume", "--", "true"], 125, "sandkeep start still, or leave out --no-resume"),
     ):
         done = instance.run(*arguments, check=False)
         assert (done.returncode, done.stdout) == (code, ""), f"{arguments}: {done.returncode} {done.stderr}"

@@ -209,6 +209,10 @@ def test_a_lifetime_ends_by_the_rule_of_the_persistence(client: Client, instance
     volume.wait("stopped", timeout=20)
     full.wait("paused", timeout=20)
     assert full.hold == "disk"
+    assert (volume.view.reason, full.view.reason) == (
+        "stopped: its lifetime ended",
+        "paused to disk: its lifetime ended",
+    )
     assert "sandbox.expired" in events_of(client, volume.id)
     assert forever.view.expires_at is None
     forever.refresh()

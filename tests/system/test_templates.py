@@ -1,6 +1,9 @@
 """Templates are built inside a sandbox, step by step; what fails says why, and what is used stays."""
 
 import concurrent.futures
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -89,6 +92,35 @@ def test_parallel_builds_and_uses(client: Client, instance: Instance) -> None:
             assert list(pool.map(use, names * 2)) == names * 2
     finally:
         forget(instance, *names)
+
+
+def test_delete_cancels_a_build(client: Client, instance: Instance) -> None:
+    client.templates.build("halted", ["touch /begun; sleep 300"], parent="test")
+    until(lambda: any(one.phase == "running" for one in builders(client)), timeout=30)
+    client.templates.delete("halted")
+    with pytest.raises(NotFound):
+        client.templates.get("halted")
+    assert builders(client) == []
+    # Also when its sandbox is still being made.
+    client.templates.build("halted", ["true"], parent="test")
+    client.templates.delete("halted")
+    assert builders(client) == []
+    assert instance.fsck() == []
+
+
+def test_ctrl_c_cancels_the_build_that_it_watches(client: Client, instance: Instance) -> None:
+    command = [sys.executable, "-m", "sandkeep.cli.main", "template", "build", "cut-off", "--from", "test"]
+    with subprocess.Popen(
+        [*command, "--run", "echo begun; sleep 300"], env=instance.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as building:
+        assert building.stdout and building.stderr
+        assert building.stdout.readline().startswith(b"[1/1]")
+        building.send_signal(signal.SIGINT)
+        assert b"the build of cut-off was cancelled" in building.stderr.read()
+        assert building.wait(30) == 130
+    with pytest.raises(NotFound):
+        client.templates.get("cut-off")
+    assert builders(client) == []
 
 
 def test_a_server_killed_during_a_build(client: Client, instance: Instance) -> None:

@@ -78,7 +78,10 @@ def test_help_and_version(run: Run) -> None:
     for arguments in ([], ["--help"], ["-h"], ["--json", "--help"]):
         code, out, _ = run(*arguments)
         assert (code, out) == (0, help_text())
-    assert run("--version")[1].startswith("sandkeep ")
+    version = run("--version")[1]
+    assert version.startswith("sandkeep ")
+    for arguments in (["--version", "--json"], ["--json", "--version"]):
+        assert json.loads(run(*arguments)[1]) == {"version": version.split()[1]}
 
 
 def test_create_prints_the_id_alone(api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

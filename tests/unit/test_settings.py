@@ -64,3 +64,18 @@ def test_a_bad_file_is_named(folder: Path, text: str) -> None:
 def test_a_bad_instance_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument):
         settings.load(name)
+
+
+def test_a_bad_setting_is_one_line_that_names_it_and_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidArgument) as flag:
+        settings.load(address_range="1.2.3")
+    assert flag.value.message == "setting address_range: Input is not a valid IPv4 network"
+    assert flag.value.hint == "it comes from --address-range"
+    monkeypatch.setenv("SANDKEEP_POOL_SIZE", "much")
+    with pytest.raises(InvalidArgument, match=r"^setting pool_size: .*'much' is not a size; write bytes") as variable:
+        settings.load()
+    assert variable.value.hint == "it comes from SANDKEEP_POOL_SIZE"
+    monkeypatch.delenv("SANDKEEP_POOL_SIZE")
+    (folder / "default.toml").write_text("nonsense = 1")
+    with pytest.raises(InvalidArgument, match=r"^there is no setting nonsense$"):
+        settings.load()

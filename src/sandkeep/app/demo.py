@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import io
+import itertools
+import secrets
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from sandkeep.domain.errors import Internal
 from sandkeep.domain.quantities import MIB
 from sandkeep.sdk import Client, Sandbox
+from sandkeep.sdk.errors import AlreadyExists, Busy
 
 Say = Callable[[str], None]
 
@@ -63,14 +66,51 @@ class Demo:
         self._say(f"  {(time.perf_counter() - begun) * 1000:7.0f} ms  {what}{': ' + ', '.join(found) if found else ''}")
 
     def run(self) -> str:
-        """Returns the sandbox's name; it is left for the user. Raises Internal when something did not survive."""
-        for old in Sandbox.list(client=self._client, name=NAME):
-            old.delete()
+        """Returns the name of the sandbox `demo`, which is left for the user. If there was one, it is not touched: another
+        is shown, and deleted at the end. Raises Internal when something did not survive."""
         self._say("A sandbox that keeps its files, packages, processes and memory:")
         with self._step("create a gVisor sandbox, persistence=full"):
-            sandbox = Sandbox.create(
-                name=NAME, persistence="full", runtime="gvisor", memory="512MiB", client=self._client
-            )
+            sandbox = self._create()
+        if sandbox.name == NAME:
+            self._show(sandbox)
+        else:
+            try:
+                self._show(sandbox)
+            finally:
+                sandbox.delete()
+                self._say(f"              {sandbox.name} is deleted: {NAME} was there before, and was not touched")
+        self._say("")
+        self._say(f"Go on with {NAME}:")
+        for line in (
+            f"sandkeep exec {NAME} -- cat /home/user/count",
+            f"sandkeep shell {NAME}",
+            f"sandkeep pause {NAME}      # exec and shell wake it again",
+            f"sandkeep delete {NAME}",
+            "sandkeep create --name mine && sandkeep exec mine -- uname -a",
+        ):
+            self._say(f"  {line}")
+        return NAME
+
+    def _create(self) -> Sandbox:
+        """Under the first free name of demo, demo-2, ... The label makes it unlike every other one, so that a create
+        never hands out what is there."""
+        mark = {"sandkeep.demo": secrets.token_hex(8)}
+        for number in itertools.count(1):
+            name = NAME if number == 1 else f"{NAME}-{number}"
+            try:
+                return Sandbox.create(
+                    name=name,
+                    persistence="full",
+                    runtime="gvisor",
+                    memory="512MiB",
+                    labels=mark,
+                    client=self._client,
+                )
+            except (AlreadyExists, Busy):
+                continue
+        raise AssertionError("numbers do not end")
+
+    def _show(self, sandbox: Sandbox) -> None:
         with self._step("clone a git repository") as found:
             _run(sandbox, _MAKE_REPOSITORY)
             _run(sandbox, "git clone -q /home/user/origin /home/user/work")
@@ -106,17 +146,6 @@ class Demo:
             found(_greet(sandbox))
             found(f"repository at {_run(sandbox, 'git -C /home/user/work rev-parse --short HEAD')}")
         self._say(f"              it was away for {time.monotonic() - time_away:.1f} s in all")
-        self._say("")
-        self._say("Go on with it:")
-        for line in (
-            f"sandkeep exec {NAME} -- cat /home/user/count",
-            f"sandkeep shell {NAME}",
-            f"sandkeep pause {NAME}      # exec and shell wake it again",
-            f"sandkeep delete {NAME}",
-            "sandkeep create --name mine && sandkeep exec mine -- uname -a",
-        ):
-            self._say(f"  {line}")
-        return NAME
 
 
 _MAKE_REPOSITORY = """

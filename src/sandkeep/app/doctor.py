@@ -13,7 +13,7 @@ from sandkeep.app.inspection import apart
 from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
-from sandkeep.app.standalone import free_space, require_root
+from sandkeep.app.standalone import SQLITE_REMEDY, free_space, lacks_sqlite, require_root
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.quantities import GIB, MIB, format_size
 from sandkeep.drivers.disk.btrfs.pool import why_no_btrfs
@@ -152,6 +152,8 @@ async def _room(settings: Settings) -> list[Finding]:
 
 
 async def _database(settings: Settings) -> list[Finding]:
+    if why := lacks_sqlite(settings):
+        return [Finding("missing", why, SQLITE_REMEDY)]
     if not settings.database_url and not settings.database.exists():
         return []  # the server makes it
     database = None

@@ -40,6 +40,8 @@ class Daemon:
         inner = "server/" if name == "server" else ""
         self._pid_file = f"{run_folder}/{inner}{name}.pid"
         self._log = f"{log_folder}/{name}.log"
+        self._ends_file = f"{run_folder}/{name}.ends"
+        self._ends = 0
         self.pidfd = -1
         self.pid = 0
         self._ours = False
@@ -89,6 +91,9 @@ class Daemon:
                 os.waitpid(self.pid, 0)
             except ChildProcessError:
                 pass
+        self._ends += 1
+        with open(self._ends_file, "w") as file:  # for `up`, which waits for it
+            file.write(f"{self._ends}\n")
         now = time.monotonic()
         self._wait = _FIRST_WAIT if now - self._begun > _HEALTHY else min(_LONGEST_WAIT, self._wait * 2)
         self.due = now + self._wait

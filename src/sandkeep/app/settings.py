@@ -6,12 +6,13 @@ The file is /etc/sandkeep/<instance>.toml; setup writes it, people may edit it. 
 import hashlib
 import os
 import tomllib
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sandkeep.domain.errors import InvalidArgument, PermissionDenied
 from sandkeep.domain.names import check_name
@@ -78,12 +79,12 @@ class Settings(BaseModel):
     @field_validator("pool_size", "memory_reserve", "pool_reserve", mode="before")
     @classmethod
     def _sizes(cls, value: Any) -> Any:
-        return parse_size(value) if isinstance(value, str) else value
+        return _parsed(parse_size, value)
 
     @field_validator("boot_deadline", mode="before")
     @classmethod
     def _durations(cls, value: Any) -> Any:
-        return parse_duration(value) if isinstance(value, str) else value
+        return _parsed(parse_duration, value)
 
     @model_validator(mode="before")
     @classmethod
@@ -195,7 +196,25 @@ def load(instance: str | None = None, **overrides: Any) -> Settings:
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         return Settings(**{**values, **environment, **given, "instance": name})
-    except (ValueError, InvalidArgument) as error:
-        raise InvalidArgument(
-            f"a setting is not valid: {error}", hint=f"look at {path} and SANDKEEP_* variables"
-        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if key in given:
+            place = f"--{key.replace('_', '-')}"
+        elif key in environment:
+            place = f"SANDKEEP_{key.upper()}"
+        else:
+            place = str(path)
+        if first["type"] == "extra_forbidden":
+            told = f"there is no setting {key}"
+        else:
+            told = f"setting {key}: {first['msg'].removeprefix('Value error, ')}"
+        raise InvalidArgument(told, hint=f"it comes from {place}", field=key) from error
+
+
+def _parsed(parse: Callable[[str], int | float], value: Any) -> Any:
+    """Of text; pydantic names the setting in a ValueError, and in nothing else."""
+    try:
+        return parse(value) if isinstance(value, str) else value
+    except InvalidArgument as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error

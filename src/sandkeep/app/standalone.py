@@ -1,13 +1,14 @@
 """`sandkeep up` and `down`: the daemons of one instance on this machine."""
 
 import contextlib
+import importlib
 import os
 import pwd
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -16,9 +17,9 @@ import httpx2
 from sandkeep.app import units
 from sandkeep.app.daemon import RUNNER_CAPABILITIES, holder
 from sandkeep.app.server import acting_as
-from sandkeep.app.settings import Settings, handed_down
+from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file, handed_down
 from sandkeep.control import keys
-from sandkeep.domain.errors import Conflict, PermissionDenied, Unavailable
+from sandkeep.domain.errors import Conflict, NotFound, PermissionDenied, Unavailable, Unsupported
 from sandkeep.lib import process
 from sandkeep.lib.files import write_durably
 from sandkeep.sdk import config
@@ -26,11 +27,32 @@ from sandkeep.sdk.errors import ConfigError
 
 Say = Callable[[str], None]
 _READY_WITHIN = 60.0
+_LOOK_EVERY = 0.5
+_TOO_OFTEN = 3
+"""Ends of one daemon during the wait for it: it will not become ready."""
+
+SQLITE_REMEDY = "install with a Python that has it, like Debian's python3, or name a PostgreSQL in database_url"
 
 
 def require_root() -> None:
     if os.geteuid() != 0:
         raise PermissionDenied("this needs root", hint="run it with sudo")
+
+
+def require_sqlite(settings: Settings) -> None:
+    """Raises Unsupported under a Python that was built without it, where the server would end again and again."""
+    if why := lacks_sqlite(settings):
+        raise Unsupported(why, hint=SQLITE_REMEDY)
+
+
+def lacks_sqlite(settings: Settings) -> str | None:
+    if settings.database_url:
+        return None
+    try:
+        importlib.import_module("sqlite3")
+    except ImportError as error:
+        return f"{sys.executable} has no SQLite ({error})"
+    return None
 
 
 def has_systemd() -> bool:
@@ -68,6 +90,7 @@ async def up(settings: Settings, say: Say) -> None:
     require_root()
     if not (settings.node_folder / "id").exists():
         raise Conflict(f"instance {settings.instance} was not set up", hint="sandkeep setup")
+    require_sqlite(settings)
     prepare_folders(settings)
     stamp_file, stamp = settings.run_folder / "installation", installation_stamp()
     if holder(settings.run_folder, "runner") and (not stamp_file.exists() or stamp_file.read_text() != stamp):
@@ -126,8 +149,9 @@ async def _start_units(settings: Settings) -> None:
 
 
 async def wait_ready(settings: Settings) -> None:
-    """Raises Unavailable with the end of the logs."""
+    """Raises Unavailable with the end of the logs; at once when a daemon ends again and again."""
     last = "no answer"
+    before, looked = await _ends(settings), time.monotonic()
     async with httpx2.AsyncClient(base_url=settings.url, timeout=2.0, trust_env=False) as http:
         with anyio.move_on_after(_READY_WITHIN):
             while True:
@@ -138,6 +162,15 @@ async def wait_ready(settings: Settings) -> None:
                     last = answer.json().get("reason", "")
                 except (httpx2.HTTPError, ValueError):
                     pass
+                if time.monotonic() - looked > _LOOK_EVERY:
+                    looked = time.monotonic()
+                    for name, count in (await _ends(settings)).items():
+                        if count - before[name] >= _TOO_OFTEN:
+                            end = _log_end(settings, name)
+                            raise Unavailable(
+                                f"the {name} ends again and again: {(end.splitlines() or ['it says nothing'])[-1]}",
+                                hint=f"look at {settings.log_folder}/{name}.log\n{end}",
+                            )
                 await anyio.sleep(0.05)
     raise Unavailable(
         f"the daemons did not become ready within {_READY_WITHIN:g} s ({last})",
@@ -145,12 +178,29 @@ async def wait_ready(settings: Settings) -> None:
     )
 
 
+async def _ends(settings: Settings) -> dict[str, int]:
+    """How often each daemon has ended and was started again, as its parent counts them."""
+    counts = {}
+    for name, unit in zip(("runner", "server"), units.unit_names(settings.instance), strict=False):
+        if has_systemd():
+            argv = ["systemctl", "show", "--property=NRestarts", "--value", unit]
+            text = (await process.run(argv, timeout=30, check=False)).stdout.strip()
+        else:
+            path = settings.run_folder / f"{name}.ends"
+            text = path.read_text().strip() if path.exists() else ""
+        counts[name] = int(text) if text.isdigit() else 0
+    return counts
+
+
 def _log_ends(settings: Settings) -> str:
-    ends = []
-    for name in ("runner", "server", "keeper"):
-        with contextlib.suppress(OSError):
-            ends.append((settings.log_folder / f"{name}.log").read_text(errors="replace")[-800:].strip())
+    ends = [_log_end(settings, name) for name in ("runner", "server", "keeper")]
     return "\n".join(end for end in ends if end)
+
+
+def _log_end(settings: Settings, name: str) -> str:
+    with contextlib.suppress(OSError):
+        return (settings.log_folder / f"{name}.log").read_text(errors="replace")[-800:].strip()
+    return ""
 
 
 async def _key_works(settings: Settings) -> bool:
@@ -165,29 +215,50 @@ async def _key_works(settings: Settings) -> bool:
     return answer.status_code == 200
 
 
-async def stop_daemons(settings: Settings) -> None:
+async def stop_daemons(settings: Settings) -> bool:
+    """False when none ran."""
+    ran = False
     if has_systemd() and Path("/etc/systemd/system", units.unit_names(settings.instance)[0]).exists():
         runner, server, _ = units.unit_names(settings.instance)
+        ran = any(_pids(settings))
         await process.run(["systemctl", "stop", server, runner], timeout=60, check=False)
-    for folder, name in (
-        (settings.run_folder, "keeper"),
-        (settings.run_folder / "server", "server"),
-        (settings.run_folder, "runner"),
-    ):
-        pid = holder(folder, name)
+    for pid in _pids(settings):
         if pid is None:
             continue
+        ran = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         if not await process.wait_gone([pid], 15):
             await process.kill([pid])
+    return ran
+
+
+def _pids(settings: Settings) -> Iterator[int | None]:
+    """Of the daemons, each looked up when it is its turn: the keeper, who would start the others again, comes first."""
+    yield holder(settings.run_folder, "keeper")
+    yield holder(settings.run_folder / "server", "server")
+    yield holder(settings.run_folder, "runner")
+
+
+def require_instance(settings: Settings) -> None:
+    """Raises NotFound for an instance of which nothing was ever made here, or all was purged."""
+    places = (config_file(settings.instance), settings.data_folder, settings.run_folder, settings.log_folder)
+    if not any(place.exists() for place in places):
+        known = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
+        raise NotFound(
+            f"there is no instance {settings.instance} on this host",
+            hint=f"there is {', '.join(known)}" if known else "sandkeep setup makes one",
+        )
 
 
 async def down(settings: Settings, say: Say) -> None:
-    """Stop the daemons; sandboxes, resolver and data stay."""
+    """Stop the daemons; sandboxes, resolver and data stay. Raises NotFound."""
     require_root()
+    require_instance(settings)
     started = time.monotonic()
-    await stop_daemons(settings)
+    if not await stop_daemons(settings):
+        say("the daemons were stopped already; sandboxes and data stay, sandkeep up goes on")
+        return
     say(f"the daemons are stopped ({time.monotonic() - started:.1f} s); sandboxes and data stay, sandkeep up goes on")
 
 

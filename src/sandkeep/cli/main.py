@@ -14,10 +14,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             sys.stdout.write(help_text())
             return 0
-        if arguments == ["--version"]:
+        if arguments == ["--version"] or sorted(arguments) == ["--json", "--version"]:
             from sandkeep import __version__
 
-            sys.stdout.write(f"sandkeep {__version__}\n")
+            as_json = len(arguments) > 1
+            sys.stdout.write(f'{{"version": "{__version__}"}}\n' if as_json else f"sandkeep {__version__}\n")
             return 0
     from sandkeep.cli.run import run
 

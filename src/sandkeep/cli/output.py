@@ -39,6 +39,11 @@ def size(count: float | None) -> str:
     return f"{value:.0f} {_UNITS[step]}" if value >= 10 or value == int(value) else f"{value:.1f} {_UNITS[step]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def span(seconds: float) -> str:
     """12s, 5m, 3h, 2d."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):

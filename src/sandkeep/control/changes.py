@@ -1,9 +1,10 @@
-"""What an update may change of a sandbox, and what becomes of its spec then."""
+"""What an update may change of a sandbox, what becomes of its spec then, and which pauses are possible."""
 
 from dataclasses import dataclass, replace
 
+from sandkeep.domain.errors import Conflict, Unsupported
 from sandkeep.domain.restart import OnFailure
-from sandkeep.domain.sandbox import Lifetime, Limits, Sandbox, Spec
+from sandkeep.domain.sandbox import Hold, Lifetime, Limits, Persistence, Phase, Sandbox, Spec
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,15 @@ def as_on_node(sandbox: Sandbox, node: Spec, now: float) -> Sandbox:
     spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels)
     expires = sandbox.expires_at if node.lifetime == sandbox.spec.lifetime else node.lifetime.ends(now)
     return replace(sandbox, spec=spec, operation=None, updated_at=now, expires_at=expires)
+
+
+def check_pause(sandbox: Sandbox, hold: Hold) -> None:
+    """Raises Conflict, Unsupported."""
+    if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED):
+        raise Conflict(f"it is {sandbox.status.phase}, not running", hint="start it first: sandkeep start")
+    if hold is Hold.DISK and sandbox.spec.persistence is not Persistence.FULL:
+        raise Unsupported(
+            f"pause to disk keeps memory, and persistence={sandbox.spec.persistence} does not",
+            hint="pause with --hold=memory, or stop it (a volume keeps its disk)",
+            field="hold",
+        )

@@ -262,9 +262,9 @@ class Reconciler:
                 return
             if sandbox.status.phase is Phase.RUNNING or sandbox.status.hold is Hold.MEMORY:
                 if persistence is Persistence.FULL:
-                    await self._sandboxes.pause(project, sandbox.id, Hold.DISK, None)
+                    await self._sandboxes.pause(project, sandbox.id, Hold.DISK, None, reason="its lifetime ended")
                 else:
-                    await self._sandboxes.stop(project, sandbox.id)
+                    await self._sandboxes.stop(project, sandbox.id, reason="its lifetime ended")
             current = await self._sandboxes.by_id(sandbox.id)
             if current:
                 await self._sandboxes.clear_expiry(replace(current))

@@ -16,7 +16,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
-from sandkeep.control.changes import Changes, changed
+from sandkeep.control.changes import Changes, changed, check_pause
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
@@ -30,7 +30,6 @@ from sandkeep.domain.errors import (
     SandkeepError,
     Superseded,
     Unavailable,
-    Unsupported,
 )
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, is_id, new_id
@@ -46,6 +45,7 @@ from sandkeep.domain.sandbox import (
     Sandbox,
     Spec,
 )
+from sandkeep.domain.why import what_wakes
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
 
@@ -167,7 +167,11 @@ class Sandboxes:
 
     # -- changing
 
-    async def pause(self, project_id: str, reference: str, hold: Hold, or_disk: bool | None) -> Sandbox:
+    async def pause(
+        self, project_id: str, reference: str, hold: Hold, or_disk: bool | None, *, reason: str = ""
+    ) -> Sandbox:
+        """`reason`: why, when its owner did not ask for it now."""
+
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             fall_back = sandbox.spec.pause_or_disk if or_disk is None else or_disk
             self._endpoints.forget(sandbox.id)
@@ -177,13 +181,12 @@ class Sandboxes:
             return await self._runner.pause(operation, sandbox.id, hold, fall_back)
 
         def check(sandbox: Sandbox) -> bool:
-            _check_pause(sandbox, hold)
+            check_pause(sandbox, hold)
             return sandbox.status.phase is Phase.PAUSED and sandbox.status.hold in (hold, Hold.DISK)
 
+        kinds = (Phase.PAUSING, EventKind.SANDBOX_PAUSING, EventKind.SANDBOX_PAUSED)
         try:
-            return await self._change(
-                project_id, reference, Phase.PAUSING, EventKind.SANDBOX_PAUSING, EventKind.SANDBOX_PAUSED, check, act
-            )
+            return await self._change(project_id, reference, *kinds, check, act, reason=reason)
         except Conflict:
             await self._call_off(project_id, reference)  # whoever wanted it paused does not want it started
             raise
@@ -201,7 +204,7 @@ class Sandboxes:
             project_id, reference, Phase.RESUMING, EventKind.SANDBOX_RESUMING, EventKind.SANDBOX_RESUMED, check, act
         )
 
-    async def stop(self, project_id: str, reference: str) -> Sandbox:
+    async def stop(self, project_id: str, reference: str, *, reason: str = "") -> Sandbox:
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             self._endpoints.forget(sandbox.id)
             return await self._runner.stop(operation, sandbox.id)
@@ -209,9 +212,8 @@ class Sandboxes:
         def check(sandbox: Sandbox) -> bool:
             return sandbox.status.phase is Phase.STOPPED
 
-        sandbox = await self._change(
-            project_id, reference, Phase.STOPPING, EventKind.SANDBOX_STOPPING, EventKind.SANDBOX_STOPPED, check, act
-        )
+        kinds = (Phase.STOPPING, EventKind.SANDBOX_STOPPING, EventKind.SANDBOX_STOPPED)
+        sandbox = await self._change(project_id, reference, *kinds, check, act, reason=reason)
         if sandbox.spec.persistence is Persistence.EPHEMERAL:
             await self.delete(project_id, sandbox.id, reason="ephemeral: deleted because it stopped")
             sandbox = replace(sandbox, status=replace(sandbox.status, phase=Phase.DELETED))
@@ -364,8 +366,8 @@ class Sandboxes:
     async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
         if not wake:
             raise Conflict(
-                f"it is {sandbox.status.phase}: {sandbox.status.reason}",
-                hint="resume or start it, or leave out no_resume",
+                f"it is not running ({sandbox.status.reason or sandbox.status.phase})",
+                hint=f"{what_wakes(sandbox)}, or leave out --no-resume (over HTTP: no_resume)",
                 phase=sandbox.status.phase,
             )
         async with self._locks[sandbox.id]:  # whatever is under way ends first
@@ -382,7 +384,7 @@ class Sandboxes:
                 return await self.start(sandbox.project_id, sandbox.id, by_hand=False)
             case Phase.FAILED:
                 raise Conflict(
-                    f"it is failed, and no call starts it: {sandbox.status.reason}",
+                    f"it has failed, and no call starts it: {sandbox.status.reason}",
                     hint=f"start it: sandkeep start {sandbox.name or sandbox.id}",
                     phase=sandbox.status.phase,
                 )
@@ -427,8 +429,9 @@ class Sandboxes:
         act: Callable[[Sandbox, OperationRef], Awaitable[Observed]],
         *,
         by_hand: bool = True,
+        reason: str = "",
     ) -> Sandbox:
-        """`by_hand`: its owner asked, so that a restart that was planned is called off."""
+        """`by_hand`: its owner asked, so that a restart that was planned is called off. `reason`: added to the node's."""
         async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
@@ -439,10 +442,10 @@ class Sandboxes:
                 if by_hand:
                     sandbox = settlement.forgotten(sandbox)
                 operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
-                status = replace(sandbox.status, phase=during, since=self._clock.now(), reason="asked for")
+                status = replace(sandbox.status, phase=during, since=self._clock.now(), reason=reason or "asked for")
                 intent = replace(sandbox, status=status, epoch=operation.epoch, operation=operation.id)
                 await self._save(ledger, intent, sandbox.epoch)
-                await ledger.tell(begun, project_id, sandbox.id)
+                await ledger.tell(begun, project_id, sandbox.id, reason)
             try:
                 observed = await act(sandbox, operation)
             except (NotFound, Unavailable):
@@ -450,6 +453,8 @@ class Sandboxes:
             except SandkeepError as error:
                 await self._failed(intent, error)
                 raise
+            if reason:
+                observed = replace(observed, reason=f"{observed.reason}: {reason}")
             return await self.settle(intent, observed, ended)
 
     async def _failed(self, intent: Sandbox, error: SandkeepError) -> None:
@@ -587,14 +592,3 @@ async def _find(ledger: Ledger, project_id: str, reference: str) -> Sandbox:
     if found is None:
         raise NotFound(f"there is no sandbox {reference[:64]!r}", hint="sandkeep list shows yours")
     return found
-
-
-def _check_pause(sandbox: Sandbox, hold: Hold) -> None:
-    if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED):
-        raise Conflict(f"it is {sandbox.status.phase}, not running", hint="start it first: sandkeep start")
-    if hold is Hold.DISK and sandbox.spec.persistence is not Persistence.FULL:
-        raise Unsupported(
-            f"pause to disk keeps memory, and persistence={sandbox.spec.persistence} does not",
-            hint="pause with --hold=memory, or stop it (a volume keeps its disk)",
-            field="hold",
-        )

@@ -4,7 +4,7 @@ A build is a task of the server. If the server dies, the build is failed at the 
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,6 +19,7 @@ from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.names import check_name
 from sandkeep.domain.node import OperationRef, TemplateOnNode
+from sandkeep.domain.quantities import counted
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import Limits, Persistence, RuntimeKind, Spec
 from sandkeep.domain.template import Template, TemplatePhase
@@ -30,6 +31,14 @@ BUILD_LABEL = "sandkeep.build"
 _LOG_LIMIT = 256 << 10
 
 
+@dataclass
+class _Build:
+    """One under way here. `scope`: its steps, which a delete may cancel; what follows them runs to its end."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+
 class Templates:
     def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner, guest: Guest, clock: Clock) -> None:
         self._events = events
@@ -39,7 +48,7 @@ class Templates:
         self._clock = clock
         self._tasks: TaskGroup | None = None
         self._news = anyio.Event()
-        self._building: set[str] = set()
+        self._building: dict[str, _Build] = {}
 
     def start(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -90,12 +99,12 @@ class Templates:
             parent=origin.id,
             steps=tuple(steps),
         )
-        async with self._events.change() as ledger:
-            earlier = await store.get(ledger.transaction, project_id, name)
-            if earlier and earlier.phase is TemplatePhase.FAILED:
-                await store.remove(ledger.transaction, earlier.id)
-            await store.add(ledger.transaction, template)
-            await ledger.tell(EventKind.TEMPLATE_BUILD_STARTED, project_id, template.id, name=name)
+        self._building[template.id] = _Build()  # before anybody can see it
+        try:
+            await self._begin(template)
+        except BaseException:
+            del self._building[template.id]
+            raise
         spec = Spec(
             template=origin.name,
             template_name=origin.name,
@@ -109,28 +118,39 @@ class Templates:
         self._tasks.start_soon(self._build, template, spec, step_timeout)
         return template
 
+    async def _begin(self, template: Template) -> None:
+        """It takes the place of one that failed. Raises AlreadyExists."""
+        async with self._events.change() as ledger:
+            earlier = await store.get(ledger.transaction, template.project_id, template.name)
+            if earlier and earlier.phase is TemplatePhase.FAILED:
+                await store.remove(ledger.transaction, earlier.id)
+            await store.add(ledger.transaction, template)
+            await ledger.tell(EventKind.TEMPLATE_BUILD_STARTED, template.project_id, template.id, name=template.name)
+
     async def _build(self, template: Template, spec: Spec, step_timeout: float) -> None:
-        sandbox_id = None
-        self._building.add(template.id)
+        build = self._building[template.id]
         try:
-            sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None)
-            sandbox_id = sandbox.id
-            for number, step in enumerate(template.steps, 1):
-                template = await self._note(template, f"[{number}/{len(template.steps)}] {step}\n")
-                reached = await self._sandboxes.reach(template.project_id, sandbox_id, wake=False)
-                done = await self._guest.exec(
-                    reached.endpoint,
-                    ExecRequest(("/bin/bash", "-lc", step), user="root", cwd="/", timeout=step_timeout),
-                )
-                template = await self._note(template, (done.stdout + done.stderr).decode(errors="replace"))
-                if done.exit_code:
-                    why = "ran out of time" if done.timed_out else f"ended with {done.exit_code}"
-                    await self._fail(template, f"step {number} {why}: {step[:200]}")
-                    return
-            await self._sandboxes.stop(template.project_id, sandbox_id)
+            with build.scope:
+                sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None)
+                for number, step in enumerate(template.steps, 1):
+                    template = await self._note(template, f"[{number}/{len(template.steps)}] {step}\n")
+                    reached = await self._sandboxes.reach(template.project_id, sandbox.id, wake=False)
+                    done = await self._guest.exec(
+                        reached.endpoint,
+                        ExecRequest(("/bin/bash", "-lc", step), user="root", cwd="/", timeout=step_timeout),
+                    )
+                    template = await self._note(template, (done.stdout + done.stderr).decode(errors="replace"))
+                    if done.exit_code:
+                        why = "ran out of time" if done.timed_out else f"ended with {done.exit_code}"
+                        await self._fail(template, f"step {number} {why}: {step[:200]}")
+                        return
+            if build.scope.cancelled_caught:
+                await self._fail(template, "its build was cancelled")
+                return
+            await self._sandboxes.stop(template.project_id, sandbox.id)
             made = await self._runner.make_template(
                 OperationRef(new_id(IdKind.OPERATION), 0),
-                sandbox_id,
+                sandbox.id,
                 TemplateOnNode(template.id, template.name, template.created_at, 0, template.parent),
             )
             ready = replace(template, phase=TemplatePhase.READY, size=made.size)
@@ -138,14 +158,19 @@ class Templates:
         except SandkeepError as error:
             await self._fail(template, error.message)
         finally:
-            self._building.discard(template.id)
-            if sandbox_id:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(30):
-                    await self._discard(template.project_id, sandbox_id)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(30):
+                await self._discard(template)
+            self._building.pop(template.id, None)
+            build.ended.set()
 
-    async def _discard(self, project_id: str, sandbox_id: str) -> None:
+    async def _discard(self, template: Template) -> None:
+        """Its sandbox, found by its label: a create that was cancelled has told no id."""
         try:
-            await self._sandboxes.delete(project_id, sandbox_id, reason="its template build ended")
+            made = await self._sandboxes.page(
+                template.project_id, limit=10, after=None, labels={BUILD_LABEL: template.id}, phases=[], name=None
+            )
+            for sandbox in made:
+                await self._sandboxes.delete(template.project_id, sandbox.id, reason="its template build ended")
         except SandkeepError:
             pass  # gone already, or the reconciler finishes the deletion
 
@@ -171,18 +196,21 @@ class Templates:
         await self._write(replace(template, phase=TemplatePhase.FAILED, reason=reason), EventKind.TEMPLATE_FAILED)
 
     async def delete(self, project_id: str, reference: str) -> None:
-        """Raises InUse while sandboxes were made from it."""
+        """Cancels its build. Raises NotFound, InUse while sandboxes were made from it."""
         template = await self.get(project_id, reference)
+        build = self._building.get(template.id)
+        if build is not None:
+            build.scope.cancel()
+            await build.ended.wait()
+            template = await self.get(project_id, template.id)
         async with self._events.change() as ledger:
             users = await sandbox_store.made_from(ledger.transaction, template.id)
             if users:
                 raise InUse(
-                    f"{len(users)} sandboxes were made from {template.name}",
+                    f"{template.name} is in use by {counted(len(users), 'sandbox', 'sandboxes')}",
                     hint="delete them first: sandkeep list",
                     sandboxes=users[:20],
                 )
-            if template.phase is TemplatePhase.BUILDING:
-                raise InUse(f"{template.name} is being built", hint="wait until the build has ended")
             await store.save(ledger.transaction, replace(template, phase=TemplatePhase.DELETING))
         await self.finish_delete(template)
 

@@ -46,3 +46,8 @@ def format_size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.1f}".rstrip("0").rstrip(".") + f" {name}"
     return f"{count} B"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """1 file, 2 files; `many` where an s does not do."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -191,6 +191,12 @@ def _can(sandbox: Sandbox) -> list[Remedy]:
     return found
 
 
+def what_wakes(sandbox: Sandbox) -> str:
+    """The command for one that does not run."""
+    verb = {Phase.PAUSED: "resume", Phase.STOPPED: "start", Phase.FAILED: "start"}.get(sandbox.status.phase, "wait")
+    return f"sandkeep {verb} {sandbox.name or sandbox.id}"
+
+
 def _against_conditions(sandbox: Sandbox, name: str) -> list[Remedy]:
     found = []
     for condition in sandbox.status.conditions:

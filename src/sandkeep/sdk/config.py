@@ -93,7 +93,8 @@ def resolve(url: str | None = None, key: str | None = None, instance: str | None
     if not url:
         raise ConfigError(
             "no Sandkeep server is configured",
-            hint=f"run `sandkeep up`, or set {URL_VARIABLE} and {KEY_VARIABLE}",
+            hint=f"run `sandkeep up` as root; as another user, get a key from whom did that (`sandkeep key create NAME`), "
+            f"and set {URL_VARIABLE} and {KEY_VARIABLE}",
         )
     if urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"{url!r} is not an http or https URL", hint=f"check {URL_VARIABLE}")

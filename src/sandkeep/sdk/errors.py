@@ -37,6 +37,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from sandkeep.wire.agent_hints import hint_for
+
 
 class SandkeepError(Exception):
     code: ClassVar[str] = "internal"
@@ -212,7 +214,7 @@ def from_connect(error: Mapping[str, Any], status: int | None = None) -> Sandkee
     """The agent's error, as sent in a Connect answer or at the end of a stream."""
     code = str(error.get("code", ""))
     message = str(error.get("message") or code or "the agent failed")
-    return _BY_CONNECT.get(code, GuestError)(message, status=status, agent_code=code)
+    return _BY_CONNECT.get(code, GuestError)(message, hint=hint_for(message), status=status, agent_code=code)
 
 
 def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> SandkeepError:
@@ -230,7 +232,8 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Sandkee
         if isinstance(problem.get("code"), str):
             return from_connect(problem, status)
         kind = InvalidArgument if status == 401 else _BY_STATUS.get(status, GuestError)
-        return kind(str(problem.get("message") or f"the agent answered {status}"), status=status, agent_code=status)
+        message = str(problem.get("message") or f"the agent answered {status}")
+        return kind(message, hint=hint_for(message), status=status, agent_code=status)
     error = from_problem(problem, status)
     error.retry_after = retry_after
     return error

@@ -16,12 +16,13 @@ from sandkeep.app.agents import install_agent
 from sandkeep.app.daemon import holder
 from sandkeep.app.settings import Settings, config_file
 from sandkeep.app.setup import changes, packages
-from sandkeep.app.standalone import prepare_folders, require_root
-from sandkeep.domain.errors import Conflict, Unavailable
+from sandkeep.app.standalone import prepare_folders, require_root, require_sqlite
+from sandkeep.domain.errors import Conflict, InvalidArgument, Unavailable
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import TemplateOnNode
+from sandkeep.domain.quantities import format_size
 from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
-from sandkeep.drivers.disk.btrfs.pool import Pool
+from sandkeep.drivers.disk.btrfs.pool import SMALLEST, Pool, default_size
 from sandkeep.drivers.images.debian import DebianBuilder
 from sandkeep.drivers.images.root import check_root
 from sandkeep.drivers.network.host import insert_accept_rule, overlapping_routes
@@ -34,13 +35,15 @@ Say = Callable[[str], None]
 
 
 async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("base",), asked: dict[str, Any]) -> None:
-    """`asked`: settings given as flags, kept in the instance's file. Raises what a step raises, with a hint."""
+    """`asked`: settings given as flags, kept in the instance's file once they turned out to be possible. Raises what a
+    step raises, with a hint."""
     require_root()
+    require_sqlite(settings)
     await packages.install_packages(say)
     runsc = await _runsc(settings, say)
-    settings = _write_settings(settings, {**asked, "runsc": str(runsc)}, say)
+    settings = settings.model_copy(update={"runsc": runsc})
+    _claim(settings)
     await _make_user(settings, say)
-    _show_settings_to_the_server(settings)
     prepare_folders(settings)
     _identify(settings)
     install_agent(settings.agents_folder)
@@ -50,6 +53,8 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     for chain in inserted:
         say(f"let our packets pass {chain.owner}'s chain {chain.name} (purge takes the rule back)")
     await _make_pool(settings, say)
+    settings = _write_settings(settings, {**asked, "runsc": str(runsc)}, say)
+    _show_settings_to_the_server(settings)
     for recipe in templates:
         await make_template(settings, recipe, say)
     say(f"instance {settings.instance} is set up in {settings.data_folder}")
@@ -71,18 +76,31 @@ async def _runsc(settings: Settings, say: Say) -> Path:
         return found
 
 
+def _claim(settings: Settings) -> None:
+    """The instance's file, with no more than where its folders are: from here on it counts as one, and purge finds it."""
+    path = config_file(settings.instance)
+    if not path.exists():
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write_durably(path, tomli_w.dumps(_own_folders(settings)).encode(), 0o600)
+
+
+def _own_folders(settings: Settings) -> dict[str, str]:
+    defaults = settings_module.derive(settings.instance)
+    folders = {key: str(getattr(settings, key)) for key in ("data_folder", "run_folder", "log_folder")}
+    return {key: folder for key, folder in folders.items() if folder != defaults[key]}
+
+
 def _write_settings(settings: Settings, asked: dict[str, Any], say: Say) -> Settings:
     """What was asked, and what was found, into the instance's file, so that it stays as it is."""
     path = config_file(settings.instance)
     defaults = settings_module.derive(settings.instance)
     current = settings.model_dump(mode="json", exclude_none=True)
     kept = {key: current[key] for key in ("port", "dns_port", "prefix", "address_range")}
-    kept |= {key: current[key] for key in ("data_folder", "run_folder", "log_folder") if current[key] != defaults[key]}
+    kept |= _own_folders(settings)
     kept |= {key: current[key] for key in settings.model_fields_set - set(defaults) if key in current}
     kept |= {key: value for key, value in asked.items() if value is not None}
     text = tomli_w.dumps({key: kept[key] for key in sorted(kept)})
     if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_durably(path, text.encode(), 0o600)
         say(f"wrote {path}")
     return settings_module.load(settings.instance)
@@ -127,11 +145,30 @@ def _check_network(settings: Settings) -> None:
         )
 
 
+def _check_pool_size(settings: Settings) -> None:
+    """Raises InvalidArgument for a pool that would be too small, or smaller than it is."""
+    asked, image = settings.pool_size, settings.pool_image
+    if asked is None or settings.pool_device:
+        return
+    if asked < SMALLEST:
+        raise InvalidArgument(
+            f"{format_size(asked)} are too little for a pool", hint=f"--pool-size: {format_size(SMALLEST)} at least"
+        )
+    if image.exists() and asked < (has := image.stat().st_size):
+        raise InvalidArgument(
+            f"the pool has {format_size(has)} and cannot shrink to {format_size(asked)}",
+            hint=f"leave --pool-size out, or name one above {format_size(has)}; nothing was changed",
+        )
+
+
 async def _make_pool(settings: Settings, say: Say) -> None:
     disks = wiring.make_disks(settings)
+    _check_pool_size(settings)
     fresh = isinstance(disks, BtrfsDisks) and not settings.pool_device and not settings.pool_image.exists()
     if fresh:
-        say(f"making the pool {settings.pool_image}")
+        size = settings.pool_size or default_size(settings.data_folder)
+        takes = "which it takes as it fills" if settings.pool_sparse else "which it takes at once"
+        say(f"making the pool {settings.pool_image} of {format_size(size)}, {takes} (another size: setup --pool-size)")
     await disks.open()
     if isinstance(disks, BtrfsDisks) and settings.pool_size and not fresh:
         await Pool(wiring.pool_settings(settings)).grow(settings.pool_size)

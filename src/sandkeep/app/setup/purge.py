@@ -14,7 +14,7 @@ from sandkeep.app import units, wiring
 from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file
 from sandkeep.app.setup import changes
-from sandkeep.app.standalone import has_systemd, require_root, stop_daemons
+from sandkeep.app.standalone import has_systemd, require_instance, require_root, stop_daemons
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.drivers.network.host import remove_accept_rule
 from sandkeep.drivers.network.netns import NetnsNetworks
@@ -27,7 +27,9 @@ Say = Callable[[str], None]
 
 
 def what_goes(settings: Settings) -> list[str]:
-    """For the question before it."""
+    """For the question before it. Raises PermissionDenied, NotFound."""
+    require_root()
+    require_instance(settings)
     tables = ["its tables in the PostgreSQL database"] if settings.database_url else []
     return [
         *tables,
@@ -40,6 +42,7 @@ def what_goes(settings: Settings) -> list[str]:
 async def purge(settings: Settings, say: Say) -> None:
     """Goes on over what fails, and raises the first failure at the end: repeating it is safe."""
     require_root()
+    require_instance(settings)
     problems: list[Exception] = []
 
     async def step(what: str, work: Callable[[], object]) -> None:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from sandkeep.cli.output import Progress, size
+from sandkeep.cli.output import Progress, counted, size
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _in(
         goal = str(PurePosixPath(path) / name) if into else path
         with Progress(session, f"copying {local}") as progress:
             result = sandbox.files.write_tree(source, goal, exclude=exclude, user=user, progress=progress.add)
-        _tree_done(session, result, progress.count)
+        _tree_done(session, result)
         return
     total = source.stat().st_size
     with Progress(session, f"copying {local}", total) as progress:
@@ -116,7 +116,7 @@ def _out(
             target = target / _safe_name(found.name)
         with Progress(session, f"copying {path}") as progress:
             result = sandbox.files.read_tree(path, target, exclude=exclude, user=user, progress=progress.add)
-        _tree_done(session, result, progress.count)
+        _tree_done(session, result)
         return
     with Progress(session, f"copying {path}", found.size) as progress:
         if local == "-":
@@ -183,12 +183,13 @@ def _done(session: Session, count: int) -> None:
         session.note(f"copied {size(count)}")
 
 
-def _tree_done(session: Session, result: "TreeResult", streamed: int) -> None:
+def _tree_done(session: Session, result: "TreeResult") -> None:
     if session.as_json:
         session.say("", {name: getattr(result, name) for name in result.__dataclass_fields__})
         return
     if session.live:
-        session.note(f"copied {result.files} files, {result.folders} folders, {size(streamed)}")
+        files, folders = counted(result.files, "file"), counted(result.folders, "folder")
+        session.note(f"copied {files}, {folders}, {size(result.bytes)}")
     for line in result.skipped:
         session.note(f"skipped: {line}")
     if result.skipped_count > len(result.skipped):

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from sandkeep.app import entry
-from sandkeep.cli.output import size
+from sandkeep.cli.output import counted, size
 from sandkeep.cli.session import Session, pass_session
 
 
@@ -156,7 +156,7 @@ def fsck(context: click.Context, session: Session, repair: bool, plan: bool, yes
     result = entry.fsck(_settings(session))
     lines = [f"{item['kind']}  {item['subject']}  {item['detail']}" for item in result["findings"]]
     counts = ", ".join(f"{count} {what}" for what, count in result["counts"].items())
-    session.say("\n".join([*lines, f"{len(lines)} findings ({counts})"]), result)
+    session.say("\n".join([*lines, f"{counted(len(lines), 'finding')} ({counts})"]), result)
     if lines:
         context.exit(1)
 
@@ -235,7 +235,8 @@ def support_bundle(session: Session, output: Path | None) -> None:
 @click.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_session
-def purge(session: Session, yes: bool) -> None:
+@click.pass_context
+def purge(context: click.Context, session: Session, yes: bool) -> None:
     """Remove an instance and everything it ever made: sandboxes, data, networks, settings.
 
     \b
@@ -248,7 +249,9 @@ def purge(session: Session, yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("say --yes to remove all of it without being asked")
-        click.confirm("Remove all of it?", abort=True, err=True)
+        if not click.confirm("Remove all of it?", err=True):
+            session.note("nothing was removed")
+            context.exit(1)
     entry.purge(settings, session.note)
     session.say("", {"instance": settings.instance, "purged": True})
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandkeep.cli.options import SANDBOX
-from sandkeep.cli.output import working
+from sandkeep.cli.output import printable, working
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def change(session: Session, refs: Sequence[str], doing: str, act: "Callable[[Sa
         hold = f", held in {sandbox.hold}" if sandbox.hold else ""
         changed.append(sandbox.view)
         if not session.as_json:
-            session.say(f"{sandbox.name or sandbox.id} is {sandbox.phase}{hold}")
+            # A pause that fell back to a stop says so itself.
+            instead = sandbox.view.reason if sandbox.view.reason.startswith("stopped instead") else sandbox.phase
+            session.say(f"{sandbox.name or sandbox.id} is {printable(instead)}{hold}")
     if session.as_json:
         session.say("", changed if len(refs) > 1 else changed[0])
 

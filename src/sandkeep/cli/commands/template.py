@@ -30,7 +30,7 @@ def template() -> None:
 @click.option("--detach", is_flag=True, help="Do not wait for its end.")
 @pass_session
 def build(session: Session, /, name: str, steps: tuple[str, ...], detach: bool, **spec: Any) -> None:
-    """Build a template, step by step; its log comes as it is made.
+    """Build a template, step by step; its log comes as it is made. Ctrl-C cancels the build.
 
     \b
     Examples:
@@ -40,11 +40,18 @@ def build(session: Session, /, name: str, steps: tuple[str, ...], detach: bool, 
     templates = session.client().templates
     view = templates.build(name, steps, **spec)
     if not detach:
-        for line in templates.log(view.id, follow=True):
-            if not session.as_json:
-                click.echo(printable(line.replace("\t", "    ")))
-        view = templates.wait(view.id)
-    session.say(f"{view.name} is {view.phase}" + (f": {view.reason}" if view.reason else ""), view)
+        try:
+            for line in templates.log(view.id, follow=True):
+                if not session.as_json:
+                    click.echo(printable(line.replace("\t", "    ")))
+            view = templates.wait(view.id)
+        except KeyboardInterrupt:
+            session.note(f"cancelling the build of {view.name}")
+            templates.delete(view.id)
+            session.note(f"the build of {view.name} was cancelled, and nothing of it is left")
+            raise
+    state = "failed" if view.phase == "failed" else f"is {view.phase}"
+    session.say(f"{view.name} {state}" + (f": {view.reason}" if view.reason else ""), view)
     if view.phase == "failed":
         click.get_current_context().exit(1)
 
@@ -94,7 +101,7 @@ def show(session: Session, ref: str, log: bool) -> None:
 @click.argument("refs", metavar="NAME_OR_ID...", nargs=-1, required=True)
 @pass_session
 def delete(session: Session, refs: tuple[str, ...]) -> None:
-    """Delete templates that nothing needs any more.
+    """Delete templates that nothing needs any more. One that is being built: its build is cancelled.
 
     \b
     Example:

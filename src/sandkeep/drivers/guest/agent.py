@@ -23,6 +23,7 @@ from sandkeep.domain.errors import (
 )
 from sandkeep.domain.node import Endpoint
 from sandkeep.drivers.guest.http import Connection, Headers
+from sandkeep.wire.agent_hints import hint_for
 
 _CONNECT_TIMEOUT = 5.0
 _CALL_TIMEOUT = 10.0
@@ -139,7 +140,7 @@ class AgentGuest:
         if answer.status >= 300:
             message_text = str(parsed.get("message", f"status {answer.status}"))[:2000]
             raise _ERRORS.get(str(parsed.get("code")), GuestError)(
-                message_text, agent_code=str(parsed.get("code"))[:40]
+                message_text, hint=hint_for(message_text), agent_code=str(parsed.get("code"))[:40]
             )
         return parsed
 

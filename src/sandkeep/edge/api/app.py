@@ -1,6 +1,8 @@
 """The REST door as one ASGI application."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +19,8 @@ from sandkeep.edge.gate.limits import BodyLimit
 from sandkeep.edge.gate.problems import problem_response
 from sandkeep.telemetry import metrics
 from sandkeep.telemetry.log import log
+
+_REFERENCE = "the page HTTP of Sandkeep's reference lists every route with its fields"
 
 
 def api_app(services: Services | None, version: str) -> FastAPI:
@@ -50,23 +54,25 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = [
-        {"field": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]}
-        for item in error.errors()[:10]
-    ]
+    found = [_wrong(item) for item in error.errors()[:10]]
     first = found[0] if found else {"field": "", "message": "the request is not valid"}
     field = f"{first['field']}: " if first["field"] else ""
     return problem_response(
-        InvalidArgument(
-            f"{field}{first['message']}", hint="see docs/reference/http.md", field=first["field"], errors=found
-        )
+        InvalidArgument(f"{field}{first['message']}", hint=_REFERENCE, field=first["field"], errors=found)
     )
+
+
+def _wrong(item: Mapping[str, Any]) -> dict[str, str]:
+    """Which field, and what is wrong with it. A body that is not JSON has no fields."""
+    if item["type"] == "json_invalid":
+        return {"field": "", "message": f"the body is not JSON: {item.get('ctx', {}).get('error', item['msg'])}"}
+    return {"field": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]}
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return problem_response(NotFound(f"there is no {request.url.path[:100]}", hint="see docs/reference/http.md"))
+        return problem_response(NotFound(f"there is no {request.url.path[:100]}", hint=_REFERENCE))
     response = problem_response(InvalidArgument(str(error.detail)))
     response.status_code = error.status_code
     for name, value in (error.headers or {}).items():

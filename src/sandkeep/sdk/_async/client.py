@@ -127,7 +127,7 @@ class AsyncTemplates:
             yield line.decode("utf-8", "replace")
 
     async def delete(self, ref: str) -> None:
-        """Raises InUse while sandboxes or templates come from it."""
+        """Cancels its build, if it is being built. Raises InUse while sandboxes come from it."""
         await self._transport.call("DELETE", f"/v1/templates/{quoted(ref)}", again=True)
 
     @staticmethod

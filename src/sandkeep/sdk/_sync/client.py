@@ -130,7 +130,7 @@ class Templates:
             yield line.decode("utf-8", "replace")
 
     def delete(self, ref: str) -> None:
-        """Raises InUse while sandboxes or templates come from it."""
+        """Cancels its build, if it is being built. Raises InUse while sandboxes come from it."""
         self._transport.call("DELETE", f"/v1/templates/{quoted(ref)}", again=True)
 
     @staticmethod

@@ -69,6 +69,6 @@ async def _log(use: Services, project_id: str, template_id: str) -> AsyncIterato
 
 @router.delete("/{ref}", status_code=204)
 async def delete_template(ref: str, who: Caller, use: Using) -> Response:
-    """409 in_use while sandboxes were made from it."""
+    """409 in_use while sandboxes made from it are there. One that is being built: its build is cancelled."""
     await use.templates.delete(who.project_id, ref)
     return Response(status_code=204)
