@@ -38,7 +38,6 @@ from sandkeep.domain.node import (
     TemplateOnNode,
     Usage,
 )
-from sandkeep.domain.quantities import counted
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine
 from sandkeep.engine.journal import Entry
@@ -556,7 +555,7 @@ class Supervisor:
         users = [r.id for r in records if r.spec.template == template_id and r.phase is not Phase.DELETED]
         if users:
             raise InUse(
-                f"this template is in use by {counted(len(users), 'sandbox', 'sandboxes')}",
+                "this template is in use: sandboxes were made from it",
                 hint="delete them first",
                 sandboxes=users[:20],
             )
