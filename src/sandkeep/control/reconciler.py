@@ -13,7 +13,7 @@ from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
-from sandkeep.control.ticks import Ticks
+from sandkeep.control.ticks import Ticks, postpone
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
@@ -232,7 +232,7 @@ class Reconciler:
             try:
                 if tick.jumped or tick.frozen:
                     log("clock.distrusted", "warning", jumped=round(tick.jumped), frozen=round(tick.frozen))
-                    await self._sandboxes.postpone(tick)
+                    await postpone(self._events, tick)
                 expired = await self._sandboxes.expired(tick.now)
                 async with anyio.create_task_group() as tasks:
                     for sandbox in expired:
