@@ -219,8 +219,7 @@ class Sandboxes:
         return sandbox
 
     async def start(self, project_id: str, reference: str, *, rescue: bool = False, by_hand: bool = True) -> Sandbox:
-        """`rescue`: its disk gets some more room for this stay. Not `by_hand`: a call needs it, and what is known of its
-        failures stays."""
+        """`rescue`: some more room on its disk. Not `by_hand`: a call needs it, and its failures stay known."""
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             return await self._runner.start(operation, sandbox.id, rescue)
@@ -538,10 +537,6 @@ class Sandboxes:
             return None
         async with self._events.change() as ledger:
             return await store.by_id(ledger.transaction, sandbox_id)
-
-    async def expired(self, now: float) -> list[Sandbox]:
-        async with self._events.change() as ledger:
-            return await store.expired(ledger.transaction, now)
 
     def turn(self, sandbox_id: str) -> anyio.Lock:
         """Held while it is changed."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.control.events import Events
+from sandkeep.domain.sandbox import Sandbox
 from sandkeep.store import sandboxes as store
 
 _TOLERATED = 5.0
@@ -37,6 +38,12 @@ class Ticks:
         self._last = now, monotonic
         jumped, frozen = wall - real, real - self._every
         return Tick(now, jumped if jumped > _TOLERATED else 0.0, frozen if frozen > _TOLERATED else 0.0)
+
+
+async def expired(events: Events, tick: Tick) -> list[Sandbox]:
+    """Those whose lifetime ended."""
+    async with events.change() as ledger:
+        return await store.expired(ledger.transaction, tick.now)
 
 
 async def postpone(events: Events, tick: Tick) -> None:
