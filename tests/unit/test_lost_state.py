@@ -274,8 +274,8 @@ async def test_the_wrong_database_changes_nothing_on_either_side(local: LocalPla
     async with local.server("wrong.db"):
         await local.services.reconciler.compare(first=True)
         local.clock.advance(200)
-        for expired in await expired(local.services.events, Tick(local.clock.now())):
-            await local.services.reconciler._expire(expired)
+        for late in await expired(local.services.events, Tick(local.clock.now())):
+            await local.services.reconciler._expire(late)
         assert "are not on it" in (await local.http.get("/readyz")).json()["apart"]
         found = await shown(local, "theirs")
         assert (found["id"], found["phase"]) == (theirs["id"], "running")
