@@ -46,6 +46,11 @@ def pause(hold: str) -> Callable[[Sandbox], None]:
     return lambda sandbox: sandbox.pause(hold=hold)  # type: ignore[arg-type]
 
 
+def rescued(sandbox: Sandbox) -> None:
+    sandbox.stop()
+    sandbox.start(rescue=True)
+
+
 def by(verb: str, **options: object) -> Callable[[Client, Sandbox], None]:
     """The call through this client, whatever the object came from."""
 
@@ -87,6 +92,10 @@ SCENARIOS = (
     Scenario("create", nothing, ABSENT, "running", kept_after=False),
     Scenario("start", by("start"), "stopped", "running", Sandbox.stop, kept_before=False, kept_after=False),
     Scenario("start-paused", by("start"), "paused-disk", "running", pause("disk"), kept_after=False, runtimes=GVISOR),
+    Scenario(
+        "start-rescue", by("start", rescue=True), "stopped", "running", Sandbox.stop, kept_before=False, kept_after=False
+    ),
+    Scenario("leave-rescue", by("start"), "running", "running", rescued, kept_before=False, kept_after=False),
     Scenario("exec", command, "running", "running"),
     Scenario("exec-wakes", command, "stopped", "running", Sandbox.stop, kept_before=False, kept_after=False),
     Scenario("pause-memory", by("pause", hold="memory"), "running", "paused-memory"),

@@ -13,6 +13,7 @@ import pytest
 from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
 from sandkeep.control.catchup import is_updating, taken_over
 from sandkeep.control.nodes import standing_of
+from sandkeep.control.ticks import Tick, expired
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import Observed, SandboxOnNode
@@ -273,8 +274,8 @@ async def test_the_wrong_database_changes_nothing_on_either_side(local: LocalPla
     async with local.server("wrong.db"):
         await local.services.reconciler.compare(first=True)
         local.clock.advance(200)
-        for expired in await local.services.sandboxes.expired():
-            await local.services.reconciler._expire(expired)
+        for late in await expired(local.services.events, Tick(local.clock.now())):
+            await local.services.reconciler._expire(late)
         assert "are not on it" in (await local.http.get("/readyz")).json()["apart"]
         found = await shown(local, "theirs")
         assert (found["id"], found["phase"]) == (theirs["id"], "running")
@@ -394,7 +395,7 @@ async def test_a_record_of_an_older_version_still_loads(local: LocalPlatform) ->
     await local.kill_node()
     path = local.folder / "node" / "sandboxes" / f"{sandbox['id']}.json"
     data = json.loads(path.read_text())
-    del data["sandbox"]["created_at"]
+    del data["sandbox"]["created_at"], data["checksum"]
     path.write_text(json.dumps(data))
     await local.start_node()
     assert (await shown(local, "one"))["phase"] == "running"

@@ -62,8 +62,10 @@ def test_a_truncated_record_is_set_aside_and_an_explicit_delete_still_works(tmp_
     path.write_bytes(path.read_bytes()[:-cut])
     found = loaded(tmp_path)
     assert (found.sandboxes, found.unreadable) == ({}, [written.id])
-    found.remove(written.id)
-    assert found.unreadable == []
+    found.set_aside()
+    assert loaded(tmp_path).unreadable == [written.id]
+    found.resolve_unreadable(written.id, forget=True)
+    assert loaded(tmp_path).unreadable == []
     assert not path.exists()
 
 

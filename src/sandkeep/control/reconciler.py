@@ -13,7 +13,7 @@ from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
-from sandkeep.control.ticks import Ticks
+from sandkeep.control.ticks import Ticks, expired, postpone
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
@@ -232,10 +232,10 @@ class Reconciler:
             try:
                 if tick.jumped or tick.frozen:
                     log("clock.distrusted", "warning", jumped=round(tick.jumped), frozen=round(tick.frozen))
-                    await self._sandboxes.postpone(tick)
-                expired = await self._sandboxes.expired(tick.now)
+                    await postpone(self._events, tick)
+                ended = await expired(self._events, tick)
                 async with anyio.create_task_group() as tasks:
-                    for sandbox in expired:
+                    for sandbox in ended:
                         tasks.start_soon(self._expire, sandbox)
                 if self.node is not None:
                     await self._catch_up()

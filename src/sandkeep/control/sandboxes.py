@@ -20,7 +20,6 @@ from sandkeep.control.changes import Changes, changed, check_pause
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
-from sandkeep.control.ticks import Tick
 from sandkeep.domain.errors import (
     Conflict,
     DeadlineExceeded,
@@ -220,8 +219,7 @@ class Sandboxes:
         return sandbox
 
     async def start(self, project_id: str, reference: str, *, rescue: bool = False, by_hand: bool = True) -> Sandbox:
-        """`rescue`: its disk gets some more room for this stay. Not `by_hand`: a call needs it, and what is known of its
-        failures stays."""
+        """`rescue`: some more room on its disk. Not `by_hand`: a call needs it, and its failures stay known."""
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             return await self._runner.start(operation, sandbox.id, rescue)
@@ -539,22 +537,6 @@ class Sandboxes:
             return None
         async with self._events.change() as ledger:
             return await store.by_id(ledger.transaction, sandbox_id)
-
-    async def expired(self, now: float) -> list[Sandbox]:
-        async with self._events.change() as ledger:
-            return await store.expired(ledger.transaction, now)
-
-    async def postpone(self, tick: Tick) -> None:
-        """A clock that was set ahead ends no lifetime; heartbeats that nobody could take are no silence. (One that was set
-        back only makes lifetimes longer.)"""
-        async with self._events.change() as ledger:
-            for sandbox in await store.expiring(ledger.transaction):
-                later = tick.jumped if sandbox.updated_at < tick.now - tick.jumped / 2 else 0.0
-                if sandbox.spec.lifetime.grace is not None:
-                    later += tick.frozen
-                if later and sandbox.expires_at is not None:
-                    moved = replace(sandbox, expires_at=sandbox.expires_at + later)
-                    await store.save(ledger.transaction, moved, sandbox.epoch)
 
     def turn(self, sandbox_id: str) -> anyio.Lock:
         """Held while it is changed."""

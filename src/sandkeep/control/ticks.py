@@ -4,9 +4,12 @@ Lifetimes are kept by the wall clock, since they outlive the server. What passes
 silence ends none of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandkeep.contracts.clock import Clock
+from sandkeep.control.events import Events
+from sandkeep.domain.sandbox import Sandbox
+from sandkeep.store import sandboxes as store
 
 _TOLERATED = 5.0
 """Seconds: a slow tick, or the small steps of a time server."""
@@ -35,3 +38,22 @@ class Ticks:
         self._last = now, monotonic
         jumped, frozen = wall - real, real - self._every
         return Tick(now, jumped if jumped > _TOLERATED else 0.0, frozen if frozen > _TOLERATED else 0.0)
+
+
+async def expired(events: Events, tick: Tick) -> list[Sandbox]:
+    """Those whose lifetime ended."""
+    async with events.change() as ledger:
+        return await store.expired(ledger.transaction, tick.now)
+
+
+async def postpone(events: Events, tick: Tick) -> None:
+    """A clock that was set ahead ends no lifetime; heartbeats that nobody could take are no silence. (One that was set back
+    only makes lifetimes longer.)"""
+    async with events.change() as ledger:
+        for sandbox in await store.expiring(ledger.transaction):
+            later = tick.jumped if sandbox.updated_at < tick.now - tick.jumped / 2 else 0.0
+            if sandbox.spec.lifetime.grace is not None:
+                later += tick.frozen
+            if later and sandbox.expires_at is not None:
+                moved = replace(sandbox, expires_at=sandbox.expires_at + later)
+                await store.save(ledger.transaction, moved, sandbox.epoch)

@@ -161,20 +161,17 @@ class Supervisor:
         assert self._tasks is not None
         self._tasks.start_soon(body)
 
-    def _step(self, entry: Entry, name: str) -> None:
-        """After the commit point: a step that cannot be noted is taken all the same."""
-        with suppress(SandkeepError):
-            entry.step(name)
-
     async def _settle(self, before: Record, after: Record, entry: Entry) -> None:
         """After the commit point: what the new record no longer needs goes. A crash here is finished by recovery."""
         dropped = False
         with anyio.CancelScope(shield=True):
             if after.phase is Phase.PAUSED and after.hold is Hold.DISK and after.machine:
-                self._step(entry, "machine.end")
+                with suppress(SandkeepError):  # what cannot be noted is done all the same, from here on
+                    entry.step("machine.end")
                 after = self._parts.records.save(await machine.end(self._parts, after))
             elif before.generation and not (after.generation and after.phase is Phase.PAUSED):
-                self._step(entry, "generation.drop")
+                with suppress(SandkeepError):
+                    entry.step("generation.drop")
                 if after.generation:
                     await self._parts.disks.sync()
                     after = self._parts.records.save(replace(after, generation=None))
