@@ -15,6 +15,7 @@ from sandkeep.domain.ids import IdKind, body
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
 from sandkeep.engine import lifecycle, machine
+from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
@@ -93,9 +94,19 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
     if record is None:
         return
     await _drop_unrecorded_generations(parts, record)
+    if "machine.end" in item.steps and holds_memory(record):
+        await _finish_stop(parts, record)
     if item.verb == "update" and record.phase is not Phase.DELETED:
         # Done if its record was written, undone if not: disk (see _set_limits) and machine follow the record either way.
         await machine.apply_limits(parts, record)
+
+
+async def _finish_stop(parts: Parts, record: Record) -> None:
+    """Its machine was being ended, or is: what ran cannot be brought back, so what was begun is done. It did not end by
+    itself, and no rule for that applies."""
+    record = await machine.end(parts, record)
+    await parts.disks.sync()
+    parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0))
 
 
 async def _drop_unrecorded_generations(parts: Parts, record: Record) -> None:
