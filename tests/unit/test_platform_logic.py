@@ -344,3 +344,40 @@ async def test_a_clock_that_jumps_a_day_ends_nothing(local: LocalPlatform, days:
             while (await local.http.get(f"/v1/sandboxes/{made[1]['id']}")).status_code != 404:
                 await anyio.sleep(0.02)
         assert (await show(local, made[0]))["phase"] == "running"
+
+
+async def test_a_change_does_not_overtake_a_delete(local: LocalPlatform) -> None:
+    sandbox = await create(local)
+    url = f"/v1/sandboxes/{sandbox['id']}"
+    local.runner.node = None
+    assert (await local.http.delete(url)).status_code == 503
+    for method, path in (("PATCH", ""), ("POST", "/stop"), ("POST", "/start"), ("POST", "/pause")):
+        answer = await local.http.request(method, url + path, json={"labels": {"a": "b"}} if method == "PATCH" else {})
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), answer.text
+    local.runner.node = local.node
+    with anyio.fail_after(20):
+        while (await local.http.get(url)).status_code != 404:
+            await anyio.sleep(0.05)
+    await nothing_is_left(local)
+
+
+async def test_a_project_has_no_more_sandboxes_than_it_may(local: LocalPlatform) -> None:
+    """Also when they are asked for at once. What exists is found, and a deleted one makes room."""
+    local.services.sandboxes._most = 3
+    answers: list[int] = []
+
+    async def one(number: int) -> None:
+        answer = await local.http.post("/v1/sandboxes", json={"name": f"n{number}"})
+        answers.append(answer.status_code)
+        if answer.status_code == 429:
+            assert (answer.json()["code"], answer.json()["limit"]) == ("quota_exceeded", 3)
+            assert int(answer.headers["retry-after"]) > 0
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(one, number)
+    assert sorted(answers) == [201] * 3 + [429] * 5
+    names = [item["name"] for item in (await local.http.get("/v1/sandboxes")).json()["items"]]
+    assert (await local.http.post("/v1/sandboxes", json={"name": names[0]})).status_code == 200
+    await local.http.delete(f"/v1/sandboxes/{names[0]}")
+    await create(local)

@@ -16,6 +16,7 @@ import time
 DAEMONS = ("runner", "server")
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.1, 10.0, 10.0
 _LOG_LIMIT = 16 << 20
+_LOOK_AT_LOGS = 10.0
 
 
 def _locked_pid(path: str) -> int | None:
@@ -61,9 +62,22 @@ class Daemon:
         except ProcessLookupError:
             self.ended()
 
+    def bound_log(self) -> None:
+        """Copy it away and empty it, under the daemon's hands: it appends, so it goes on at the new end, and needs not be
+        asked. Copied until nothing came meanwhile, so that hardly a line is lost."""
+        try:
+            if os.path.getsize(self._log) <= _LOG_LIMIT:
+                return
+            with open(self._log, "r+b", buffering=0) as log, open(self._log + ".1.new", "wb", buffering=0) as old:
+                os.fchmod(old.fileno(), 0o600)
+                while data := log.read(1 << 20):
+                    old.write(data)
+                log.truncate(0)
+            os.replace(self._log + ".1.new", self._log + ".1")
+        except OSError as error:  # a full disk must not end the keeper
+            print(f"the log {self._log} was not rotated: {error}", file=sys.stderr)
+
     def _spawn(self) -> int:
-        if os.path.exists(self._log) and os.path.getsize(self._log) > _LOG_LIMIT:
-            os.replace(self._log, self._log + ".1")
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         pid = os.fork()
         if pid:
@@ -131,6 +145,7 @@ def main(argv: list[str]) -> int:
     while not stopping:
         now = time.monotonic()
         for daemon in daemons:
+            daemon.bound_log()
             if daemon.pidfd < 0 and daemon.due <= now:
                 daemon.start()
         poll = select.poll()
@@ -139,7 +154,7 @@ def main(argv: list[str]) -> int:
             if daemon.pidfd >= 0:
                 poll.register(daemon.pidfd, select.POLLIN)
         dues = [daemon.due for daemon in daemons if daemon.pidfd < 0]
-        timeout = None if not dues else max(0, (min(dues) - time.monotonic()) * 1000 + 1)
+        timeout = max(0, min([time.monotonic() + _LOOK_AT_LOGS, *dues]) - time.monotonic()) * 1000 + 1
         ready = {fd for fd, _ in poll.poll(timeout)}
         for daemon in daemons:
             if daemon.pidfd in ready:

@@ -22,6 +22,7 @@ from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reconciler import Reconciler
+from sandkeep.control.retention import Kept
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import Templates
 from sandkeep.domain.errors import InvalidArgument, Unavailable
@@ -59,7 +60,10 @@ async def run_server(settings: Settings) -> None:
             await _open(database)
             async with remote_runner(str(settings.runner_socket)) as runner:
                 grants = settings.run_folder / "server" / "grants"
-                services = await make_services(database, runner, AgentGuest(), SystemClock(), __version__, grants)
+                kept = Kept(settings.events_keep_days, settings.events_keep_count)
+                services = await make_services(
+                    database, runner, AgentGuest(), SystemClock(), __version__, grants, kept, settings.max_sandboxes
+                )
                 await _serve(settings, services)
         finally:
             with anyio.CancelScope(shield=True):
@@ -89,16 +93,24 @@ async def _serve(settings: Settings, services: Services) -> None:
 
 
 async def make_services(
-    database: Database, runner: Runner, guest: Guest, clock: Clock, version: str, grants: Path | None = None
+    database: Database,
+    runner: Runner,
+    guest: Guest,
+    clock: Clock,
+    version: str,
+    grants: Path | None = None,
+    kept: Kept | None = None,
+    most: int = 0,
 ) -> Services:
-    """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start."""
+    """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start. `most`: how
+    many sandboxes a project may have, 0 for no limit."""
     events = Events(database, clock)
     keys = Keys(events, clock, grants)
-    sandboxes = Sandboxes(events, runner, guest, clock)
+    sandboxes = Sandboxes(events, runner, guest, clock, most)
     templates = Templates(events, sandboxes, runner, guest, clock)
     installation = await keys.default_project()
     nodes = Nodes(events, runner, installation)
-    reconciler = Reconciler(events, sandboxes, templates, nodes, runner, clock, installation)
+    reconciler = Reconciler(events, sandboxes, templates, nodes, runner, clock, installation, kept or Kept())
     return Services(
         version=version,
         keys=keys,

@@ -74,6 +74,11 @@ class Settings(BaseModel):
     dns_rate: float = Field(100.0, gt=0, description="DNS queries per second and sandbox.")
     resolv_conf: Path = Field(Path("/etc/resolv.conf"), description="Whose resolvers answer for the guests.")
     boot_deadline: float = Field(30.0, gt=0, description="Seconds for an agent to answer after its boot.")
+    max_sandboxes: int = Field(0, ge=0, description="How many sandboxes a project may have; 0: as many as fit.")
+    events_keep_days: float = Field(90.0, gt=0, description="Days after which events are removed.")
+    events_keep_count: int = Field(
+        1_000_000, gt=0, description="How many events are kept; above that the oldest are removed."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What the daemons log.")
 
     @field_validator("pool_size", "memory_reserve", "pool_reserve", mode="before")

@@ -23,19 +23,24 @@ class Endpoints:
         self._guest = guest
         self._reached: dict[tuple[str, str], Reached] = {}
         self._addresses: dict[str, str] = {}
+        self.forgotten = 0
 
     def get(self, project_id: str, reference: str) -> Reached | None:
         return self._reached.get((project_id, reference))
 
-    def put(self, project_id: str, reference: str, reached: Reached) -> Reached:
-        self._reached[(project_id, reference)] = reached
+    def put(self, project_id: str, reference: str, reached: Reached, forgotten: int) -> Reached:
+        """`forgotten`: the count when the node was asked. If it has grown, this answer may be no longer true."""
+        if forgotten == self.forgotten:
+            self._reached[(project_id, reference)] = reached
         self._addresses[reached.id] = reached.endpoint.address
         return reached
 
     def forget(self, sandbox_id: str) -> None:
+        self.forgotten += 1
         self._reached = {key: reached for key, reached in self._reached.items() if reached.id != sandbox_id}
 
     def forget_all(self) -> None:
+        self.forgotten += 1
         self._reached = {}
 
     async def hang_up(self, sandbox_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 
 from sandkeep.contracts.clock import Clock
-from sandkeep.domain.errors import Unavailable
+from sandkeep.domain.errors import InvalidArgument, Unavailable
 from sandkeep.domain.event import Event, EventKind
 from sandkeep.store import events as store
 from sandkeep.store.database import Database, Transaction
@@ -64,6 +64,20 @@ class Events:
     async def page(self, project_id: str, *, after: int, limit: int, subject: str | None = None) -> list[Event]:
         async with self._database.transaction() as transaction:
             return await store.page(transaction, project_id, after=after, limit=limit, subject=subject)
+
+    async def check_kept(self, after: int) -> None:
+        """Raises InvalidArgument when a reader that saw the events up to `after` would miss some: they are not kept."""
+        if not after:
+            return
+        async with self._database.transaction() as transaction:
+            oldest = await store.oldest(transaction)
+        if after < oldest - 1:
+            raise InvalidArgument(
+                f"events up to {oldest - 1} are not kept any more, and you had seen those up to {after}",
+                hint=f"look at what is there now, then go on with after={oldest - 1}",
+                field="after",
+                oldest=oldest,
+            )
 
     async def latest(self, subject: str, limit: int) -> list[Event]:
         """The last ones about it, oldest first."""

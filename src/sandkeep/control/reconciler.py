@@ -1,7 +1,5 @@
 """The reconciler: what crashes, deadlines, timers and orphans leave. Nothing here is needed to make a request fast."""
 
-from dataclasses import replace
-
 import anyio
 
 from sandkeep.contracts.clock import Clock
@@ -11,6 +9,7 @@ from sandkeep.control.catchup import Catchup
 from sandkeep.control.events import Events
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
+from sandkeep.control.retention import Kept, Retention
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL, Templates
 from sandkeep.control.ticks import Ticks, expired, postpone
@@ -19,7 +18,6 @@ from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
 from sandkeep.domain.sandbox import DEADLINES, TRANSITIONAL, Hold, OnExpiry, Persistence, Phase, Sandbox
 from sandkeep.lib.retry import delays
-from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import nodes as node_store
 from sandkeep.telemetry.log import log
 
@@ -43,6 +41,7 @@ class Reconciler:
         runner: Runner,
         clock: Clock,
         default_project: str,
+        kept: Kept,
     ) -> None:
         self._events = events
         self._sandboxes = sandboxes
@@ -55,6 +54,7 @@ class Reconciler:
         self._late: set[str] = set()
         self.node: NodeInfo | None = None
         self._restarter = Restarter(sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
+        self._retention = Retention(events, clock, kept)
 
     async def run(self) -> None:
         """Until cancelled: stay connected to the node, and look after timers and deadlines."""
@@ -62,6 +62,7 @@ class Reconciler:
             tasks.start_soon(self._keep_connected)
             tasks.start_soon(self._timers)
             tasks.start_soon(self._restarter.run)
+            tasks.start_soon(self._retention.run)
 
     # -- the node
 
@@ -242,8 +243,6 @@ class Reconciler:
                 if self._clock.monotonic() - last >= _FULL_EVERY and self.node is not None:
                     last = self._clock.monotonic()
                     await self.compare(first=False)
-                    async with self._events.change() as ledger:
-                        await idempotency_store.forget(ledger.transaction, self._clock.now() - idempotency_store.KEPT)
             except SandkeepError as error:
                 last = -_FULL_EVERY  # what an outage left is looked at as soon as it is over
                 log("reconcile.failed", "warning", error=error.message)
@@ -265,8 +264,6 @@ class Reconciler:
                     await self._sandboxes.pause(project, sandbox.id, Hold.DISK, None, reason="its lifetime ended")
                 else:
                     await self._sandboxes.stop(project, sandbox.id, reason="its lifetime ended")
-            current = await self._sandboxes.by_id(sandbox.id)
-            if current:
-                await self._sandboxes.clear_expiry(replace(current))
+            await self._sandboxes.clear_expiry(sandbox)
         except SandkeepError as error:
             log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)

@@ -4,7 +4,7 @@ One change at a time per sandbox, in the order they came; a delete cuts in. Ever
 the change it belongs to, so what was overtaken (by a delete, by another server) writes nothing.
 """
 
-from collections import defaultdict
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -20,6 +20,7 @@ from sandkeep.control.changes import Changes, changed, check_pause
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
+from sandkeep.control.locks import Locks
 from sandkeep.domain.errors import (
     Conflict,
     DeadlineExceeded,
@@ -45,22 +46,28 @@ from sandkeep.domain.sandbox import (
     Spec,
 )
 from sandkeep.domain.why import what_wakes
+from sandkeep.lib.turns import Turns
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
 
 _SETTLED_WITHIN = 30.0
 """Seconds that a call waits for a sandbox that a crash left in the middle of a change."""
+_CREATES_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
+"""A boot waits about as long as it computes; more of them at once only take longer each."""
 
 
 class Sandboxes:
-    def __init__(self, events: Events, runner: Runner, guest: Guest, clock: Clock) -> None:
+    def __init__(self, events: Events, runner: Runner, guest: Guest, clock: Clock, most: int = 0) -> None:
+        """`most`: how many sandboxes a project may have, 0 for no limit."""
+        self._most = most
         self._events = events
         self._runner = runner
         self._guest = guest
         self._clock = clock
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks = Locks()
         self._deleting: dict[str, anyio.Event] = {}
         self._endpoints = Endpoints(guest)
+        self._turns = Turns(_CREATES_AT_ONCE)
 
     # -- looking
 
@@ -108,39 +115,31 @@ class Sandboxes:
     # -- making
 
     async def create(
-        self, project_id: str, name: str | None, spec: Spec, idempotency_key: str | None
+        self, project_id: str, name: str | None, spec: Spec, idempotency_key: str | None, caller: str
     ) -> tuple[Sandbox, bool]:
-        """`spec.template` is the name asked for. With a name: get-or-create. True: it was made by this call."""
+        """`spec.template` is the name asked for. With a name: get-or-create. True: it was made by this call. `caller`:
+        the key that asks; the callers take turns."""
         if name is not None:
             check_name(name)
         spec.check()
         check_supported(spec)
-        async with self._creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
+        async with self._locks.creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
             async with self._events.change() as ledger:
-                sandbox, fresh = await intend(ledger, self._clock.now(), project_id, name, spec, idempotency_key)
+                now = self._clock.now()
+                sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._most)
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
-                    return await self._settle_interrupted_create(sandbox), False
+                    return await self._settle_interrupted_create(sandbox, caller), False
                 return sandbox, False
             async with self._locks[sandbox.id]:  # so that others wait for it, and the reconciler leaves it alone
-                return await self._create_on_node(sandbox), True
+                return await self._create_on_node(sandbox, caller), True
 
-    @asynccontextmanager
-    async def _creating(self, key: str) -> AsyncIterator[None]:
-        """Creates of one name (or one idempotency key) come one after the other."""
-        lock = self._locks[key]
-        async with lock:
-            try:
-                yield
-            finally:
-                if not lock.statistics().tasks_waiting:
-                    self._locks.pop(key, None)
-
-    async def _create_on_node(self, sandbox: Sandbox) -> Sandbox:
+    async def _create_on_node(self, sandbox: Sandbox, caller: str) -> Sandbox:
         assert sandbox.operation is not None
         node_view = SandboxOnNode(sandbox.id, sandbox.project_id, sandbox.spec, sandbox.name, sandbox.created_at)
         try:
-            observed = await self._runner.create(OperationRef(sandbox.operation, sandbox.epoch), node_view)
+            async with self._turns.turn(caller):
+                observed = await self._runner.create(OperationRef(sandbox.operation, sandbox.epoch), node_view)
         except Unavailable:
             raise  # unknown whether it happened: the reconciler settles it when the node is back
         except SandkeepError as error:
@@ -148,19 +147,20 @@ class Sandboxes:
             raise
         return await self.settle(sandbox, observed, EventKind.SANDBOX_STARTED)
 
-    async def _settle_interrupted_create(self, sandbox: Sandbox) -> Sandbox:
+    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str) -> Sandbox:
         """A retry of a create that a crash interrupted: the same operation again, with the same outcome."""
-        async with self._locks[sandbox.id]:
+        async with self._held(sandbox.project_id, sandbox.id):
             current = await self.get(sandbox.project_id, sandbox.id)
             if current.status.phase not in (Phase.NEW, Phase.STARTING):
                 return current
-            return await self._create_on_node(current)
+            return await self._create_on_node(current, caller)
 
     async def _forget(self, sandbox: Sandbox, reason: str) -> None:
         async with self._events.change() as ledger:
             if await store.remove(ledger.transaction, sandbox.id):
                 await idempotency_store.remove(ledger.transaction, sandbox.id)
                 await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
+        self._locks.pop(sandbox.id, None)
         self._endpoints.forget(sandbox.id)
         await self._endpoints.hang_up(sandbox.id)
 
@@ -270,6 +270,8 @@ class Sandboxes:
         async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
+                if sandbox.status.phase is Phase.DELETING:  # a newer epoch than the delete's would hold that up
+                    raise NotFound("it is being deleted")
                 spec = changed(sandbox.spec, changes)
                 spec.check()
                 if spec.limits.disk < sandbox.spec.limits.disk:
@@ -321,7 +323,6 @@ class Sandboxes:
                 ahead = int(error.details.get("current", sandbox.epoch)) + 1
                 await self._runner.delete(OperationRef(sandbox.operation, ahead), sandbox.id)
             await self._forget(sandbox, sandbox.status.reason)
-            self._locks.pop(sandbox.id, None)
         finally:
             del self._deleting[sandbox.id]
             done.set()
@@ -332,13 +333,13 @@ class Sandboxes:
 
     async def heartbeat(self, project_id: str, reference: str) -> None:
         """The client of an ephemeral sandbox is still there."""
-        sandbox = await self.get(project_id, reference)
-        if sandbox.spec.lifetime.grace is None:
-            return
-        ends = self._clock.now() + sandbox.spec.lifetime.grace
-        if sandbox.spec.lifetime.ttl is not None:
-            ends = min(ends, sandbox.created_at + sandbox.spec.lifetime.ttl)
         async with self._events.change() as ledger:
+            sandbox = await _find(ledger, project_id, reference)
+            if sandbox.spec.lifetime.grace is None:
+                return
+            ends = self._clock.now() + sandbox.spec.lifetime.grace
+            if sandbox.spec.lifetime.ttl is not None:
+                ends = min(ends, sandbox.created_at + sandbox.spec.lifetime.ttl)
             await store.save(ledger.transaction, replace(sandbox, expires_at=ends), sandbox.epoch)
 
     async def note_out_of_memory(self, sandbox: Sandbox, reason: str, processes: object) -> None:
@@ -358,8 +359,9 @@ class Sandboxes:
         sandbox = await self.get(project_id, reference)
         if sandbox.status.phase is not Phase.RUNNING:
             sandbox = await self._wake(sandbox, wake)
+        forgotten = self._endpoints.forgotten
         reached = Reached(sandbox.id, await self._runner.endpoint(sandbox.id))
-        return self._endpoints.put(project_id, reference, reached)
+        return self._endpoints.put(project_id, reference, reached, forgotten)
 
     async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
         if not wake:
@@ -368,7 +370,7 @@ class Sandboxes:
                 hint=f"{what_wakes(sandbox)}, or leave out --no-resume (over HTTP: no_resume)",
                 phase=sandbox.status.phase,
             )
-        async with self._locks[sandbox.id]:  # whatever is under way ends first
+        async with self._held(sandbox.project_id, sandbox.id):  # whatever is under way ends first
             sandbox = await self.get(sandbox.project_id, sandbox.id)
         if sandbox.status.phase in TRANSITIONAL and sandbox.status.phase is not Phase.DELETING:
             # A crash left it so: the reconciler settles it as soon as the node is back.
@@ -560,11 +562,14 @@ class Sandboxes:
             if current and (current.epoch, current.status) == (seen.epoch, seen.status):
                 await store.save(ledger.transaction, settlement.forgotten(current), seen.epoch)
 
-    async def clear_expiry(self, sandbox: Sandbox) -> None:
-        """What its rule says was done; what runs no more is not started again either."""
-        after = replace(settlement.forgotten(sandbox), expires_at=None)
+    async def clear_expiry(self, seen: Sandbox) -> None:
+        """What its rule says was done; what runs no more is not started again either. A lifetime that was changed
+        meanwhile stays."""
         async with self._events.change() as ledger:
-            if await store.save(ledger.transaction, after, sandbox.epoch):
+            sandbox = await store.by_id(ledger.transaction, seen.id)
+            if sandbox is not None and sandbox.expires_at == seen.expires_at:
+                after = replace(settlement.forgotten(sandbox), expires_at=None)
+                await store.save(ledger.transaction, after, sandbox.epoch)
                 await ledger.tell(EventKind.SANDBOX_EXPIRED, sandbox.project_id, sandbox.id, "its lifetime ended")
 
 

@@ -131,7 +131,7 @@ class Templates:
         build = self._building[template.id]
         try:
             with build.scope:
-                sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None)
+                sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None, caller=template.id)
                 for number, step in enumerate(template.steps, 1):
                     template = await self._note(template, f"[{number}/{len(template.steps)}] {step}\n")
                     reached = await self._sandboxes.reach(template.project_id, sandbox.id, wake=False)

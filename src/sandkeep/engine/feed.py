@@ -17,6 +17,8 @@ from sandkeep.engine.storage import writing
 from sandkeep.lib.files import write_durably
 
 _COMPACT_AFTER = 1000
+_KEPT = 10_000
+"""Without a server for long. What is lost then is news alone: server and node are compared when it is back."""
 
 
 class Feed:
@@ -65,6 +67,9 @@ class Feed:
             self._append(_line(fact), durably=True)
         self._last = fact.seq
         self._facts.append(fact)
+        if len(self._facts) > _KEPT + _COMPACT_AFTER:
+            self._facts = self._facts[-_KEPT:]
+            self._compact()
         self._news.set()
         self._news = anyio.Event()
         return fact

@@ -1,7 +1,7 @@
 """One lane per sandbox: one operation at a time, in the order they came; a delete cuts in."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
@@ -17,6 +17,7 @@ class Lane:
         self._scope: anyio.CancelScope | None = None
         self.phase: Phase | None = None
         self.deleting = False
+        self.users = 0
 
     @property
     def busy(self) -> bool:
@@ -64,11 +65,35 @@ class Lane:
 
 
 class Lanes:
+    """A lane is kept while somebody is in it or waits for it, and from a delete until what it deleted is erased."""
+
     def __init__(self) -> None:
         self._lanes: dict[str, Lane] = {}
 
-    def of(self, sandbox_id: str) -> Lane:
-        return self._lanes.setdefault(sandbox_id, Lane())
+    @asynccontextmanager
+    async def operate(self, sandbox_id: str, phase: Phase | None, deadline: float) -> AsyncIterator[None]:
+        """As Lane.operate."""
+        with self._used(sandbox_id) as lane:
+            async with lane.operate(sandbox_id, phase, deadline):
+                yield
+
+    @asynccontextmanager
+    async def cut_in(self, sandbox_id: str) -> AsyncIterator[None]:
+        """As Lane.cut_in; `forget` it when nothing is left of the sandbox."""
+        with self._used(sandbox_id) as lane:
+            async with lane.cut_in():
+                yield
+
+    @contextmanager
+    def _used(self, sandbox_id: str) -> Iterator[Lane]:
+        lane = self._lanes.setdefault(sandbox_id, Lane())
+        lane.users += 1
+        try:
+            yield lane
+        finally:
+            lane.users -= 1
+            if not lane.users and not lane.deleting and self._lanes.get(sandbox_id) is lane:
+                del self._lanes[sandbox_id]
 
     def phase(self, sandbox_id: str) -> Phase | None:
         lane = self._lanes.get(sandbox_id)
@@ -81,3 +106,6 @@ class Lanes:
 
     def forget(self, sandbox_id: str) -> None:
         self._lanes.pop(sandbox_id, None)
+
+    def __len__(self) -> int:
+        return len(self._lanes)

@@ -68,9 +68,9 @@ class Supervisor:
         self._lanes = Lanes()
         self._started_at = parts.clock.now()
         self._tasks: TaskGroup | None = None
-        self._watched: set[str] = set()
         self._tombstones = Tombstones(parts)
         self._probed: tuple[float, str] | None = None
+        self._watched, self._watchers = set[str](), set[str]()
         self._deleted: dict[str, None] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -128,8 +128,7 @@ class Supervisor:
         self, operation: OperationRef, sandbox_id: str, verb: str, phase: Phase | None, work: Work, **facts: Any
     ) -> Observed:
         async def body() -> Observed:
-            lane = self._lanes.of(sandbox_id)
-            async with lane.operate(sandbox_id, phase, DEADLINES.get(phase or Phase.NEW, 60.0)):
+            async with self._lanes.operate(sandbox_id, phase, DEADLINES.get(phase or Phase.NEW, 60.0)):
                 record = self._known(sandbox_id)
                 self._fence(operation, record)
                 if operation.id in record.outcomes:
@@ -212,8 +211,7 @@ class Supervisor:
 
     async def create(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
         async def body() -> Observed:
-            lane = self._lanes.of(sandbox.id)
-            async with lane.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
+            async with self._lanes.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
                 existing = self._parts.records.sandboxes.get(sandbox.id)
                 if existing is not None:
                     self._fence(operation, existing)
@@ -340,8 +338,7 @@ class Supervisor:
     async def delete(self, operation: OperationRef, sandbox_id: str) -> None:
         async def body() -> None:
             self._fence_deleted(sandbox_id)
-            lane = self._lanes.of(sandbox_id)
-            async with lane.cut_in():
+            async with self._lanes.cut_in(sandbox_id):
                 record = self._parts.records.sandboxes.get(sandbox_id)
                 if record is None:  # its record was lost, or it never came to be: whoever names it wants nothing of it
                     await quarantine.erase(self._parts, sandbox_id)
@@ -373,14 +370,18 @@ class Supervisor:
     # -- machines that end by themselves
 
     def _watch_machine(self, record: Record) -> None:
-        assert record.machine is not None
-        assert self._tasks is not None
+        assert record.machine is not None and self._tasks is not None
         self._watched.add(record.machine)
-        self._tasks.start_soon(self._await_exit, record.id, record.machine)
+        if record.machine not in self._watchers:  # a change that failed left its watcher
+            self._watchers.add(record.machine)
+            self._tasks.start_soon(self._await_exit, record.id, record.machine)
 
     async def _await_exit(self, sandbox_id: str, machine_id: str) -> None:
         record = self._parts.records.sandboxes[sandbox_id]
-        how = await self._parts.runtime(record.spec.runtime).wait_exit(machine_id)
+        try:
+            how = await self._parts.runtime(record.spec.runtime).wait_exit(machine_id)
+        finally:
+            self._watchers.discard(machine_id)
         if machine_id not in self._watched:
             return  # we ended it
         self._watched.discard(machine_id)
@@ -390,9 +391,8 @@ class Supervisor:
 
     async def _note_exit(self, sandbox_id: str, machine_id: str, how: str) -> bool:
         """Whether it is written down, or is nobody's business any more. A disk that takes nothing now will later."""
-        lane = self._lanes.of(sandbox_id)
         try:
-            async with lane.operate(sandbox_id, Phase.STOPPING, DEADLINES[Phase.STOPPING]):
+            async with self._lanes.operate(sandbox_id, Phase.STOPPING, DEADLINES[Phase.STOPPING]):
                 record = self._parts.records.sandboxes.get(sandbox_id)
                 if record is None or record.machine != machine_id or record.phase is Phase.DELETED:
                     return True
@@ -467,7 +467,7 @@ class Supervisor:
 
     async def restore_quarantined(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
         async def body() -> Observed:
-            async with self._lanes.of(sandbox.id).operate(sandbox.id, None, DEADLINES[Phase.STARTING]):
+            async with self._lanes.operate(sandbox.id, None, DEADLINES[Phase.STARTING]):
                 existing = self._parts.records.sandboxes.get(sandbox.id)
                 if existing is not None:
                     self._fence(operation, existing)
@@ -525,8 +525,7 @@ class Supervisor:
         async def body() -> TemplateOnNode:
             if template.id in self._parts.records.templates:
                 return self._parts.records.templates[template.id]
-            lane = self._lanes.of(sandbox_id)
-            async with lane.operate(sandbox_id, None, DEADLINES[Phase.PAUSING]):
+            async with self._lanes.operate(sandbox_id, None, DEADLINES[Phase.PAUSING]):
                 record = self._known(sandbox_id)
                 if record.phase is not Phase.STOPPED:
                     raise Conflict(f"sandbox {sandbox_id} is {record.phase}, not stopped")

@@ -1,14 +1,17 @@
 """Events in the database."""
 
+from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandkeep.domain.event import Event, EventKind
 from sandkeep.store.tables import events as table
 
 _ADD = insert(table)
+_OLDEST = select(func.min(table.c.seq))
+_NEWEST = select(func.max(table.c.seq))
 
 
 async def add(
@@ -44,6 +47,25 @@ async def page(
         conditions.append(table.c.subject == subject)
     rows = await connection.execute(select(table).where(*conditions).order_by(table.c.seq).limit(limit))
     return [_event(row) for row in rows]
+
+
+async def oldest(connection: AsyncConnection) -> int:
+    """The number of the first one that is kept, of all projects; 0 without any."""
+    return (await connection.execute(_OLDEST)).scalar() or 0
+
+
+async def prune(connection: AsyncConnection, *, before: float, count: int, at_most: int) -> int:
+    """Remove the first ones, as long as they are older than `before` or there are `count` behind them; how many went.
+    The last one stays."""
+    newest = (await connection.execute(_NEWEST)).scalar() or 0
+    rows = await connection.execute(select(table.c.seq, table.c.at).order_by(table.c.seq).limit(at_most))
+    going = [
+        row.seq
+        for row in takewhile(lambda row: row.seq < newest and (row.at < before or row.seq <= newest - count), rows)
+    ]
+    if going:
+        await connection.execute(delete(table).where(table.c.seq <= going[-1]))
+    return len(going)
 
 
 def _event(row: Any) -> Event:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -39,6 +39,7 @@ _GET = select(table).where(
 )
 _BY_ID = select(table).where(table.c.id == bindparam("_id"))
 _REMOVE = delete(table).where(table.c.id == bindparam("_id"))
+_COUNT = select(func.count()).select_from(table).where(table.c.project_id == bindparam("_project"))
 _EXPIRED = select(table).where(table.c.expires_at <= bindparam("_now"))
 
 
@@ -134,6 +135,11 @@ async def get(connection: AsyncConnection, project_id: str, reference: str) -> S
 async def by_id(connection: AsyncConnection, sandbox_id: str) -> Sandbox | None:
     row = (await connection.execute(_BY_ID, {"_id": sandbox_id})).first()
     return _sandbox(row) if row else None
+
+
+async def count(connection: AsyncConnection, project_id: str) -> int:
+    """How many the project has, in whatever phase."""
+    return (await connection.execute(_COUNT, {"_project": project_id})).scalar() or 0
 
 
 async def remove(connection: AsyncConnection, sandbox_id: str) -> bool:

@@ -34,6 +34,7 @@ async def list_sandbox_events(
 async def _answer(
     use: Services, project_id: str, subject: str | None, after: int, limit: int, follow: bool
 ) -> Response:
+    await use.events.check_kept(after)
     if follow:
         return StreamingResponse(_lines(use, project_id, subject, after), media_type="application/x-ndjson")
     found = await use.events.page(project_id, after=after, limit=limit, subject=subject)

@@ -36,7 +36,8 @@ async def create_sandbox(
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> SandboxView:
     """With a name: get-or-create; 200 when it existed with the same spec. Running and answering when this returns."""
-    found, made = await use.sandboxes.create(who.project_id, asked.name, shapes.spec(asked), idempotency_key)
+    spec = shapes.spec(asked)
+    found, made = await use.sandboxes.create(who.project_id, asked.name, spec, idempotency_key, who.key_id)
     response.status_code = 201 if made else 200
     return shapes.sandbox(found)
 
