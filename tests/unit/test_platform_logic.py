@@ -10,6 +10,7 @@ import pytest
 from sandkeep.contracts.guest import Unsavable
 from sandkeep.domain.errors import Internal, PauseFailed
 from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.lib.turns import Turns
 from sandkeep.testing.platform import LocalPlatform, platform
 
 pytestmark = pytest.mark.anyio
@@ -381,3 +382,31 @@ async def test_a_project_has_no_more_sandboxes_than_it_may(local: LocalPlatform)
     assert (await local.http.post("/v1/sandboxes", json={"name": names[0]})).status_code == 200
     await local.http.delete(f"/v1/sandboxes/{names[0]}")
     await create(local)
+
+
+async def test_a_burst_of_one_key_does_not_starve_another(local: LocalPlatform) -> None:
+    turns = local.services.sandboxes._turns = Turns(1)
+    _, other = await local.services.keys.create(await local.services.keys.default_project(), "other")
+
+    async def one(name: str, **headers: str) -> None:
+        answer = await local.http.post("/v1/sandboxes", json={"name": name}, headers=headers)
+        assert answer.status_code == 201, answer.text
+
+    async def waiting(count: int) -> None:
+        with anyio.fail_after(20):
+            while turns.waiting < count:
+                await anyio.sleep(0.01)
+
+    async with anyio.create_task_group() as tasks:
+        async with turns.turn("somebody"):
+            for number in range(10):
+                tasks.start_soon(one, f"burst-{number}")
+            await waiting(10)
+            tasks.start_soon(lambda: one("single", authorization=f"Bearer {other}"))
+            await waiting(11)
+    items = (await local.http.get("/v1/sandboxes")).json()["items"]
+    single = next(item["id"] for item in items if item["name"] == "single")
+    events = (await local.http.get("/v1/events?limit=1000")).json()["items"]
+    started = [event["subject"] for event in events if event["kind"] == "sandbox.started"]
+    assert len(started) == 11
+    assert started.index(single) == 1, "after the one whose turn it was, not after all"
