@@ -36,7 +36,8 @@ def measured(stand: Stand, only: str) -> dict[Cell, float]:
     reached: set[str] = set()
     for scenario in SCENARIOS:
         for runtime in scenario.runtimes:
-            if only and not f"{runtime}/{scenario.name}/".startswith(only.rpartition("/")[0]):
+            name = f"{runtime}/{scenario.name}/"
+            if not (name.startswith(only) or only.startswith(name)):
                 continue
             seen = trial.record(stand, runtime, scenario)
             reached |= {one.point.site for one in seen}
