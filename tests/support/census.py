@@ -99,8 +99,11 @@ def _processes(instance: Instance) -> list[str]:
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             groups = (folder / "cgroup").read_text()
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue
+        if state == "Z" and int(parent) == os.getpid():
+            continue  # dead, and ours to reap: some test made this process the parent of orphans
         if (
             str(instance.root) in command or f"sandkeep-{instance.name}/" in groups
         ) and "sandkeep.cli.main" not in command:

@@ -179,6 +179,7 @@ def test_a_backup_is_restored_next_to_newer_sandboxes(client: Client, on_postgre
 
     on_postgres.run("down")
     on_postgres.env["SANDKEEP_DATABASE_URL"] = ""
+    on_postgres.run("setup", "--template", "test")  # the daemons go by the file alone
     done = on_postgres.json("backup", "restore", str(file))
     assert done["sandboxes"] == {"both": 1, "only_backup": 1, "only_node": 1}
     on_postgres.run("up")
