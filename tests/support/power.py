@@ -94,9 +94,8 @@ class Host:
         for mount in self._mounts():
             if mount not in (str(self.outer), str(self.instance.root / "data")):
                 _run("umount", "-l", mount)
-        data = str(self.instance.root / "data")
-        while data in self._mounts():
-            until(lambda: subprocess.run(["umount", data], capture_output=True, check=False).returncode == 0, 20)
+        while (data := str(self.instance.root / "data")) in self._mounts():
+            _run("umount", "-l", data)
         self._forget_network()
         shutil.rmtree(self.instance.root / "run", ignore_errors=True)
 
@@ -137,7 +136,8 @@ class Host:
             self.instance.run("purge", "--yes", check=False)  # what it changed on the real host goes back
         self.lose()
         if str(self.outer) in self._mounts():
-            until(lambda: subprocess.run(["umount", str(self.outer)], capture_output=True, check=False).returncode == 0)
+            # Another instance that started meanwhile may hold a copy of the mounts below: it takes them along when it ends.
+            _run("umount", "-l", str(self.outer))
         left = self._mounts()
         if left:
             sys.stderr.write(f"still mounted: {left}\n")

@@ -13,7 +13,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from sandkeep.domain.errors import Conflict, InvalidArgument, NoCapacity, Unavailable
+from sandkeep.domain.errors import Conflict, InvalidArgument, NoCapacity, StorageFailed, Unavailable
 from sandkeep.store import postgres, sqlite
 from sandkeep.store.tables import metadata
 from sandkeep.telemetry.log import log
@@ -50,7 +50,7 @@ class Database:
         self._turn = anyio.Lock(fast_acquire=True)
         self._lost: Unavailable | None = None
         self._rest_until = 0.0
-        self._full = False
+        self._full = self._whole = False
 
     async def open(self) -> None:
         """Own it, and bring the schema to this version. Raises Conflict for a database of a newer version, a damaged
@@ -66,6 +66,7 @@ class Database:
                     "another server has this database", hint="each instance needs a database (or schema) of its own"
                 ) from error
             raise
+        self._whole = True
 
     async def look(self) -> str | None:
         """The version of its schema, None for an empty one. Changes nothing. Raises Unavailable, Conflict."""
@@ -129,6 +130,14 @@ class Database:
             if self._lost is None:
                 log("database.lost", "warning", error=told.message)
             self._lost, self._rest_until = told, time.monotonic() + _REST
+        if (
+            isinstance(told, Conflict) and self._whole
+        ):  # it was read a moment ago: SQLite says so of a disk that fails, too
+            told = StorageFailed(
+                told.message,
+                hint="look at the kernel's log of the host; if its disk is well: sandkeep backup restore FILE",
+                retry_after=30,
+            )
         self._full = isinstance(told, NoCapacity)
         raise told from error
 
