@@ -232,9 +232,12 @@ def record(stand: Stand, runtime: str, scenario: Scenario) -> list[Seen]:
     return recorder.points()
 
 
-def run(stand: Stand, cell: Cell, scenario: Scenario, lasts: float, chance: Random, *, thorough: bool) -> Outcome:
+def run(
+    stand: Stand, cell: Cell, scenario: Scenario, lasts: float, chance: Random, *, thorough: bool, patient: float = 0.5
+) -> Outcome:
+    """lasts: seconds of the step; patient: how often the client is one that tries again, which takes seconds."""
     begun = time.monotonic()
-    operation = Operation(stand, cell.runtime, scenario, patient=chance.random() < 0.5)
+    operation = Operation(stand, cell.runtime, scenario, patient=chance.random() < patient)
     outcome = Outcome("ok")
     try:
         operation.prepare()

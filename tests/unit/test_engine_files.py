@@ -175,3 +175,14 @@ def test_slots_without_a_readable_file_go_on_behind_the_used_ones(tmp_path: Path
     slots = Slots(tmp_path / "slots.json", 10, Clock())
     slots.open({3})
     assert slots.lease() == 4
+
+
+def test_a_write_that_was_killed_leaves_nothing(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.load()
+    half = tmp_path / "templates" / ".tpl_1.json.new"
+    half.write_text("{")
+    records.load()
+    assert half.exists(), "whoever only looks removes nothing: somebody may be writing"
+    records.discard_unfinished()
+    assert not half.exists()

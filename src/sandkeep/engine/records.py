@@ -30,8 +30,7 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Spec,
 )
-from sandkeep.engine.storage import trouble, writing
-from sandkeep.lib.files import remove_durably, sync_folder, write_durably, write_json_durably
+from sandkeep.lib.files import discard_unfinished, remove_durably, sync_folder, write_durably, write_json_durably
 from sandkeep.telemetry.log import log
 
 _KEPT_OUTCOMES = 16
@@ -175,6 +174,11 @@ class Records:
         self.sandboxes: dict[str, Record] = {}
         self.templates: dict[str, TemplateOnNode] = {}
         self.unreadable: list[str] = []
+
+    def discard_unfinished(self) -> None:
+        """For recovery, when nobody writes: what a kill left in the middle of a write was never a record."""
+        for folder in (self._sandboxes, self._templates):
+            discard_unfinished(folder)
 
     def load(self) -> None:
         """Reads only. Raises OSError for a record that cannot be read now, but perhaps later: whoever took it for lost

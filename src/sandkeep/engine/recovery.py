@@ -29,6 +29,7 @@ async def recover(parts: Parts) -> None:
     await parts.networks.open()
     for runtime in parts.runtimes.values():
         await runtime.open()
+    parts.records.discard_unfinished()
     parts.records.load()
     parts.records.set_aside()
     parts.deletions.open()

@@ -71,6 +71,12 @@ def write_json_durably(path: Path, value: Any, mode: int = 0o600) -> None:
     write_durably(path, json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), mode)
 
 
+def discard_unfinished(folder: Path) -> None:
+    """Remove what a killed writer left in this folder beside the files that it meant. Only while nobody writes there."""
+    for path in folder.glob(".*.new"):
+        path.unlink(missing_ok=True)
+
+
 def remove_durably(path: Path) -> None:
     """Remove a file if it is there; gone also after a power cut."""
     with contextlib.suppress(FileNotFoundError):
