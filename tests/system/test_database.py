@@ -18,7 +18,7 @@ from support.instance import Instance, client_of, until
 from support.postgres import Postgres
 from support.witness import ask, settled_fsck, start_witness
 
-pytestmark = pytest.mark.requires("btrfs", "gvisor", "runc", "postgres")
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc", "postgres"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

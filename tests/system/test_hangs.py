@@ -17,6 +17,8 @@ from support.instance import Instance, until
 from support.machines import program
 from support.witness import machine_pids, settled_fsck
 
+pytestmark = pytest.mark.long
+
 
 def made(client: Client, runtime: str, **options: str) -> Sandbox:
     return Sandbox.create(template="test", runtime=runtime, memory="128MiB", client=client, **options)  # type: ignore[arg-type]

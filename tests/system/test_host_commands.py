@@ -13,6 +13,8 @@ import pytest
 from sandkeep.sdk import Client, Sandbox
 from support.instance import Instance
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

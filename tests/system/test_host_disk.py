@@ -19,7 +19,7 @@ from support.instance import client_of, until
 from support.power import Host
 from support.witness import settled_fsck
 
-pytestmark = pytest.mark.requires("btrfs", "gvisor", "runc")
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc"), pytest.mark.long]
 
 _EXT4_SHUTDOWN, _NOLOGFLUSH = 0x8004587D, 2
 

@@ -12,7 +12,7 @@ from sandkeep.sdk.errors import NotFound
 from support.instance import Instance, client_of, until
 from support.witness import ask, machine_pids, settled_fsck, start_witness
 
-pytestmark = pytest.mark.requires("btrfs", "gvisor", "runc")
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from sandkeep.sdk.errors import Conflict, NotFound, SandkeepError
 from support.instance import Instance
 from support.witness import settled_fsck
 
+pytestmark = pytest.mark.long
+
 SETTLED = ("running", "paused", "stopped", "failed")
 REFUSED = {("start", "paused"), ("resume", "stopped"), ("pause", "stopped")}
 AFTER = {"start": "running", "resume": "running", "pause": "paused", "stop": "stopped"}

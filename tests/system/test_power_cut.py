@@ -14,7 +14,7 @@ from support.instance import client_of, until
 from support.power import Host
 from support.witness import settled_fsck
 
-pytestmark = pytest.mark.requires("btrfs", "gvisor", "runc")
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc"), pytest.mark.long]
 
 MARK = "echo {n} > /dev/shm/mark; echo {n} > fresh && sync fresh && mv fresh count && sync ."
 """Memory and disk know the number; the disk durably."""

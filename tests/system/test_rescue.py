@@ -6,6 +6,8 @@ from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict
 from support.instance import Instance
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 FILL = "head -c {mib}M /dev/zero >> {path}; sync -f . 2>&1; stat -c %s {path} 2>/dev/null || echo 0"
 

@@ -22,6 +22,8 @@ from sandkeep.sdk.errors import SandkeepError
 from support.instance import Instance, client_of, until
 from support.witness import machine_pids, settled_fsck
 
+pytestmark = pytest.mark.long
+
 ALLOWED = {
     "environment": ("data/node/sandboxes/*.json", "data/server/*"),  # a start needs it; both are for their owner alone
     "token": ("data/node/sandboxes/*.json",),

@@ -30,6 +30,7 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Spec,
 )
+from sandkeep.engine.storage import trouble, writing
 from sandkeep.lib.files import discard_unfinished, remove_durably, sync_folder, write_durably, write_json_durably
 from sandkeep.telemetry.log import log
 
