@@ -21,6 +21,7 @@ from sandkeep.lib.retry import delays
 from sandkeep.store import nodes as node_store
 from sandkeep.telemetry.log import log
 
+_STOPPED_FOR_GOOD = "ephemeral: deleted because it stopped"
 _TICK = 1.0
 _FULL_EVERY = 15.0
 _APART_LOOK = 1.0
@@ -182,7 +183,7 @@ class Reconciler:
             await self._sandboxes.forget(sandbox, observed.reason or "deleted on the node")
             return
         if sandbox.spec.persistence is Persistence.EPHEMERAL and phase is Phase.STOPPED:
-            await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason="ephemeral: deleted because it stopped")
+            await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason=_STOPPED_FOR_GOOD)
             return
         if phase is Phase.NEW or phase in TRANSITIONAL:
             if not overdue:
@@ -207,6 +208,8 @@ class Reconciler:
     async def _follow_node(self, sandbox: Sandbox, observed: Observed) -> None:
         if await self._sandboxes.follow(sandbox, observed):
             log("reconcile.acted", sandbox=sandbox.id, was=sandbox.status.phase, now=observed.phase)
+            if sandbox.spec.persistence is Persistence.EPHEMERAL and observed.phase is Phase.STOPPED:
+                await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason=_STOPPED_FOR_GOOD)
 
     async def _catch_up(self) -> None:
         """What could not be taken as it came, because the sandbox was being changed."""

@@ -95,7 +95,7 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
     if record is None:
         return
     await _drop_unrecorded_generations(parts, record)
-    if "machine.end" in item.steps and holds_memory(record):
+    if "machine.end" in item.steps and holds_memory(record) and not lifecycle.vanishes(record):
         await _finish_stop(parts, record)
     if item.verb == "update" and record.phase is not Phase.DELETED:
         # Done if its record was written, undone if not: disk (see _set_limits) and machine follow the record either way.
