@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from sandkeep.domain.errors import NoCapacity, SandkeepError, StorageFailed, Unavailable
+from sandkeep.domain.errors import Conflict, NoCapacity, SandkeepError, Unavailable
 
 SETTLED = "settled"
 _AWAY = ("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PERM")
@@ -47,10 +47,7 @@ def meaning(error: Exception) -> SandkeepError | None:
             f"the database cannot be used: {orig}", hint="look at its disk", retry_after=2, part="database"
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StorageFailed(
-            f"the database is damaged, or its disk is: {orig}",
-            hint="look at its disk (dmesg); if the file itself is damaged: sandkeep backup restore FILE",
-        )
+        return Conflict(f"the database is damaged: {orig}", hint="sandkeep backup restore FILE")
     return None
 
 
