@@ -13,6 +13,7 @@ from support.instance import Instance, until
 _DAEMONS = {"runner": "run/runner.pid", "server": "run/server/server.pid", "keeper": "run/keeper.pid"}
 _KEPT_CONNECTIONS = 6
 """Of clients, server and runner with each other, as many as were at work at once: fewer than one for each cycle."""
+_DELETED = re.compile(r'"phase": ?"deleted"')
 _OURS = re.compile(r"[a-z0-9]+v[0-9]+")
 """A sandbox's link, which the kernel reaps a moment after its namespace."""
 
@@ -37,16 +38,27 @@ def census(instance: Instance) -> dict[str, list[str]]:
 
 
 def settled_census(instance: Instance, sandboxes: int = 0) -> dict[str, list[str]]:
-    """Once what earlier tests deleted is gone in the background, too, and so many sandboxes have a network."""
+    """Once what earlier tests deleted is gone in the background, too, tombstones with it, and so many sandboxes have a
+    network."""
     seen = [census(instance)]
 
     def steady() -> bool:
         seen.append(census(instance))
         links = [name for name in seen[-1]["links"] if _OURS.fullmatch(name)]
-        return seen[-1] == seen[-2] and len(links) == sandboxes
+        return seen[-1] == seen[-2] and len(links) == sandboxes and not _tombstones(instance)
 
     until(steady, 30, wait=0.5)
     return seen[-1]
+
+
+def _tombstones(instance: Instance) -> list[str]:
+    """Records of what is erased, which wait for a sync of the pool."""
+    found = []
+    for file in (instance.root / "data/node/sandboxes").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            if _DELETED.search(file.read_text(errors="replace")):
+                found.append(file.name)
+    return found
 
 
 def same_again(instance: Instance, before: dict[str, list[str]], timeout: float = 30.0) -> None:
