@@ -266,6 +266,7 @@ def test_trees(agent):
     status, data = agent.call("GET", "/tree?path=t")
     assert status == 200 and len(data) < 1 << 20
     tree = tarfile.open(fileobj=io.BytesIO(data))
+    assert b"SANDKEEP.skipped=fifo is a socket, a FIFO or a device\n" in data
     names = sorted(m.name for m in tree.getmembers())
     assert names == [".", "l", "sparse", "sub", "sub/f"]
     assert tree.getmember("sparse").size == 1 << 30
@@ -283,6 +284,29 @@ def test_trees(agent):
         out.addfile(tarfile.TarInfo("../escaped"), io.BytesIO())
     assert agent.call("PUT", "/tree?path=copy", evil.getvalue())[0] == 400
     assert agent.call("PUT", "/tree?path=copy", b"garbage" * 200)[0] == 400
+
+
+def test_a_tree_that_is_cut_leaves_no_half_file(agent):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as out:
+        for name in ("first", "second"):
+            member = tarfile.TarInfo(name)
+            member.size = 300_000
+            out.addfile(member, io.BytesIO(b"x" * member.size))
+    assert agent.call("PUT", "/tree?path=cut", whole.getvalue()[:400_000])[0] == 400
+    assert base64.b64decode(agent.exec("ls cut")["stdout"]) == b"first\n"
+
+
+def test_who_is_left_behind_does_not_hold_the_answer(agent):
+    begun = time.monotonic()
+    answer = agent.exec("(sleep 3; echo late; sleep 0.1; echo more; touch left-alone) & echo now")
+    assert time.monotonic() - begun < 2
+    assert base64.b64decode(answer["stdout"]) == b"now\n" and answer["exitCode"] == 0
+    stream = Stream(agent, "Start", {**start("sleep 30 & echo now"), "offset": 0})
+    events = list(iter(stream.next, None))
+    assert [next(iter(event)) for event in events] == ["start", "data", "end"]
+    agent.exec("while [ ! -e left-alone ]; do sleep 0.1; done")
+    agent.exec("kill $(pgrep -x sleep)")
 
 
 def test_quiesce_finds_what_cannot_be_saved(agent):

@@ -192,6 +192,27 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, through: str) -> None
     assert (target / "g").read_bytes() == b"theirs"
 
 
+def test_what_the_sender_leaves_out_is_named(tmp_path: Path) -> None:
+    told = tarfile.TarInfo("skipped")
+    told.type = tarfile.XGLTYPE
+    record = b" SANDKEEP.skipped=pipe is a FIFO\n"
+    body = str(len(record) + 2).encode() + record
+    told.size = len(body)
+    result = unpack(tar([(told, body), (member("a"), b"content")]), tmp_path / "target").finish()
+    assert (result.files, result.skipped, result.skipped_count) == (1, ("pipe is a FIFO",), 1)
+
+
+def test_zeros_become_holes(tmp_path: Path) -> None:
+    content = bytes(8 << 20) + b"middle" + bytes(8 << 20)
+    data = tar([(member("big"), content)])
+    writer = TreeWriter(tmp_path)
+    for at in range(0, len(data), 65536):
+        writer.feed(data[at : at + 65536])
+    writer.finish()
+    assert (tmp_path / "big").read_bytes() == content
+    assert (tmp_path / "big").stat().st_blocks * 512 < 1 << 20
+
+
 def test_devices_and_hard_links(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     target = tmp_path / "target"

@@ -13,6 +13,10 @@ import (
 	"sandkeep/agent/internal/settings"
 )
 
+// outputGrace is how long, after a process that leaves others behind, their output is still taken for its own: that of a
+// process substitution comes a moment after the shell has ended.
+const outputGrace = 250 * time.Millisecond
+
 // Process is one that a client started, alive or recently ended.
 type Process struct {
 	PID       int
@@ -86,6 +90,10 @@ func start(spec Spec, defaults *settings.Settings, reaper *Reaper, output *ring.
 		go func() {
 			pump(o, p.Output)
 			p.finishOne()
+			if p.leaves() {
+				discard(o.file)
+			}
+			_ = o.file.Close()
 		}()
 	}
 	return p, nil
@@ -120,9 +128,13 @@ func (p *Process) exited(status syscall.WaitStatus) {
 	p.mu.Lock()
 	p.reaped = true
 	p.result = resultOf(status)
+	p.result.At = time.Now()
 	if p.killed {
 		interrupt(p.outputs)
-	} else if (p.result.Signal == int(syscall.SIGKILL) || p.result.ExitCode == 128+int(syscall.SIGKILL)) && procfs.Kills() > p.kills {
+	} else if p.Spec.Leave && p.pending > 1 {
+		time.AfterFunc(outputGrace, func() { interrupt(p.outputs) })
+	}
+	if !p.killed && (p.result.Signal == int(syscall.SIGKILL) || p.result.ExitCode == 128+int(syscall.SIGKILL)) && procfs.Kills() > p.kills {
 		p.oomKilled = true // by the kernel: itself, or a child whose end a shell passed on
 	}
 	p.mu.Unlock()
@@ -136,7 +148,6 @@ func (p *Process) finishOne() {
 	p.pending--
 	last := p.pending == 0
 	if last {
-		p.result.At = time.Now()
 		p.result.OOMKilled, p.result.TimedOut = p.oomKilled, p.timedOut
 		if p.timer != nil {
 			p.timer.Stop()
@@ -150,7 +161,14 @@ func (p *Process) finishOne() {
 	}
 }
 
-// Ended returns the result once the process has ended and its output is complete.
+// leaves tells whether those who hold its output open may go on writing.
+func (p *Process) leaves() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.Spec.Leave && !p.killed
+}
+
+// Ended returns the result once the process has ended and its output is complete, or left to others (Spec.Leave).
 func (p *Process) Ended() (Result, bool) {
 	select {
 	case <-p.ended:

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -252,4 +253,48 @@ func TestFamily(t *testing.T) {
 	if stat, ok := parseStat(9, []byte("9 (a) b (c) S 1 2 3 0")); !ok || stat != (Stat{9, 1, 2, 3}) {
 		t.Fatal(stat)
 	}
+}
+
+// Those that a process leaves behind live on when nobody reads what they write any more.
+func TestLeavesOthersBehind(t *testing.T) {
+	alive := t.TempDir() + "/alive"
+	spec := shell("(sleep 1; echo one; sleep 0.2; echo two; echo yes >" + alive + ") & echo started")
+	spec.Leave = true
+	p, output, result := run(t, spec)
+	if result.ExitCode != 0 || output != "started\n" || result.At.Sub(p.StartedAt) > 500*time.Millisecond {
+		t.Fatalf("%+v after %s, output %q", result, result.At.Sub(p.StartedAt), output)
+	}
+	if _, err := os.Stat(alive); err == nil {
+		t.Fatal("waited for the one left behind")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(alive); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the one left behind died")
+		}
+	}
+}
+
+// More output than the ring holds is not lost to a reader that comes late, though the process has long ended.
+func TestLeavingLosesNoOutput(t *testing.T) {
+	const size = ring.Max + 60_000
+	spec := shell("sleep 3 & head -c " + strconv.Itoa(size) + " /dev/zero")
+	spec.Leave = true
+	p, reader, err := table.Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); !p.gone(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("did not end")
+		}
+	}
+	time.Sleep(2 * outputGrace)
+	if output := read(t, reader); len(output) != size {
+		t.Fatalf("%d bytes of %d", len(output), size)
+	}
+	await(t, p)
+	p.KillTree(syscall.SIGKILL)
 }

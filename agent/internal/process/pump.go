@@ -1,6 +1,7 @@
 package process
 
 import (
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -8,10 +9,11 @@ import (
 	"sandkeep/agent/internal/ring"
 )
 
+const smallRead = 4 << 10
+
 // pump moves one descriptor's bytes into the ring until its end, or until interrupt. It reads straight into the ring's
 // memory and waits in the runtime's poller, so an idle process costs no buffer and no thread.
 func pump(o output, to *ring.Ring) {
-	defer o.file.Close()
 	raw, err := o.file.SyscallConn()
 	if err != nil {
 		return
@@ -36,7 +38,7 @@ func pump(o output, to *ring.Ring) {
 	}
 }
 
-// drain takes what was already written, for a process that was killed while somebody else holds its output open.
+// drain takes what was already written, for a process that has ended while somebody else holds its output open.
 // Bounded, since that somebody may go on writing.
 func drain(raw syscall.RawConn, stream ring.Stream, to *ring.Ring) {
 	for taken := 0; taken < ring.Max; {
@@ -50,6 +52,12 @@ func drain(raw syscall.RawConn, stream ring.Stream, to *ring.Ring) {
 		}
 		taken += max(n, 0)
 	}
+}
+
+// discard reads on for those whom the process left behind: a closed pipe would kill them at their next line.
+func discard(file *os.File) {
+	_ = file.SetReadDeadline(time.Time{})
+	_, _ = io.CopyBuffer(io.Discard, struct{ io.Reader }{file}, make([]byte, smallRead))
 }
 
 // interrupt makes pumps stop waiting for more.

@@ -33,6 +33,7 @@ type Spec struct {
 	Terminal *Size
 	Stdin    bool
 	Detached bool
+	Leave    bool          // it has ended when its own process has, even if children that it left behind hold its output open
 	Timeout  time.Duration // 0 is none
 	User     account.Account
 }

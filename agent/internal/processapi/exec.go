@@ -43,7 +43,7 @@ func (s *Service) exec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	spec := specOf(&in.config, user)
-	spec.Stdin = in.Stdin != nil
+	spec.Stdin, spec.Leave = in.Stdin != nil, true
 	spec.Timeout = time.Duration(max(0, in.TimeoutMs)) * time.Millisecond
 	p, reader, err := s.Table.Start(spec)
 	if err != nil {

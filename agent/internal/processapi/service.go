@@ -163,7 +163,8 @@ func (s *Service) start(r *http.Request, in *startRequest, out *connect.Stream) 
 	spec := specOf(in.Process, user)
 	spec.Terminal, spec.Tag, spec.Stdin, spec.Detached = in.PTY.toSize(), in.Tag, in.Stdin, in.Detached
 	spec.Timeout = time.Duration(max(0, in.TimeoutMs)) * time.Millisecond
-	follower := &follower{out: out, offsets: in.Offset != nil || in.Detached, keepalive: connect.Keepalive(r)}
+	spec.Leave = in.Offset != nil || in.Detached
+	follower := &follower{out: out, offsets: spec.Leave, keepalive: connect.Keepalive(r)}
 	if deadline := connect.Timeout(r); in.Detached {
 		follower.deadline = deadline
 	} else if deadline > 0 && (spec.Timeout == 0 || deadline < spec.Timeout) {

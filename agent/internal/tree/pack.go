@@ -37,9 +37,13 @@ type packer struct {
 	copying []byte
 }
 
-const copySize = 256 << 10
+const (
+	copySize   = 256 << 10
+	paxSkipped = "SANDKEEP.skipped"
+	unreadable = "gone, or cannot be read"
+)
 
-// Pack writes the tree at path. It never blocks on FIFOs or devices and goes on past what it cannot read, counting it.
+// Pack writes the tree at path. It never blocks on FIFOs or devices and goes on past what it cannot read, naming it.
 // The error is about the writer, or about path itself.
 func Pack(out io.Writer, at string, options PackOptions) (Packed, error) {
 	info, err := os.Stat(at)
@@ -66,8 +70,7 @@ func Pack(out io.Writer, at string, options PackOptions) (Packed, error) {
 func (p *packer) visit(name string) error {
 	info, err := p.root.Lstat(name)
 	if err != nil {
-		p.counted.Skipped++
-		return nil
+		return p.skip(name, unreadable)
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
@@ -78,8 +81,14 @@ func (p *packer) visit(name string) error {
 	case mode&fs.ModeSymlink != 0:
 		return p.symlink(name, info, stat)
 	}
-	p.counted.Skipped++ // a socket, FIFO or device
-	return nil
+	return p.skip(name, "a socket, a FIFO or a device")
+}
+
+// skip names what is left out in a global header, which programs other than ours ignore.
+func (p *packer) skip(name, why string) error {
+	p.counted.Skipped++
+	return p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "skipped",
+		PAXRecords: map[string]string{paxSkipped: name + " is " + why}})
 }
 
 func (p *packer) header(name string, info fs.FileInfo, stat *syscall.Stat_t) *tar.Header {
@@ -94,8 +103,7 @@ func (p *packer) directory(name string, info fs.FileInfo, stat *syscall.Stat_t) 
 	}
 	folder, err := p.root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
-		p.counted.Skipped++
-		return nil
+		return p.skip(name, unreadable)
 	}
 	header := p.header(name+"/", info, stat)
 	header.Typeflag = tar.TypeDir
@@ -106,7 +114,9 @@ func (p *packer) directory(name string, info fs.FileInfo, stat *syscall.Stat_t) 
 		return err
 	}
 	if readErr != nil {
-		p.counted.Skipped++
+		if err := p.skip(name, unreadable); err != nil {
+			return err
+		}
 	}
 	for _, entry := range entries {
 		child := path.Join(name, entry.Name())
@@ -134,8 +144,7 @@ func (p *packer) excluded(name string) bool {
 func (p *packer) symlink(name string, info fs.FileInfo, stat *syscall.Stat_t) error {
 	target, err := p.root.Readlink(name)
 	if err != nil {
-		p.counted.Skipped++
-		return nil
+		return p.skip(name, unreadable)
 	}
 	header := p.header(name, info, stat)
 	header.Typeflag, header.Linkname = tar.TypeSymlink, target
@@ -154,13 +163,11 @@ func (p *packer) file(name string, info fs.FileInfo, stat *syscall.Stat_t) error
 	// What Lstat called regular may be a FIFO by now: neither wait for it nor follow a link.
 	file, err := p.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
-		p.counted.Skipped++
-		return nil
+		return p.skip(name, unreadable)
 	}
 	defer file.Close()
 	if info, err = file.Stat(); err != nil || !info.Mode().IsRegular() {
-		p.counted.Skipped++
-		return nil
+		return p.skip(name, unreadable)
 	}
 	stat = info.Sys().(*syscall.Stat_t)
 	header := p.header(name, info, stat)

@@ -90,6 +90,9 @@ func clean(name string) (string, error) {
 }
 
 func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
+	if header.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
 	name, err := clean(header.Name)
 	if err != nil {
 		return err
@@ -228,6 +231,7 @@ func (u *unpacker) file(name string, header *tar.Header, content io.Reader) erro
 	}
 	defer file.Close()
 	if err := u.fill(file, content, header.Size); err != nil {
+		_ = u.root.Remove(name) // half a file under its own name would pass for a whole one
 		return err
 	}
 	uid, gid := u.owner(header)

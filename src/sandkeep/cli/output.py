@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from sandkeep.cli.printable import printable
+
 if TYPE_CHECKING:
     from sandkeep.cli.session import Session
 
@@ -23,11 +25,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def printable(text: str) -> str:
-    """Without what a terminal would obey: names and reasons may come from a sandbox."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def size(count: float | None) -> str:

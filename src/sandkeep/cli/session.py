@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sandkeep.cli.printable import printable
+
 if TYPE_CHECKING:
     from sandkeep.sdk import Client, Sandbox
 
@@ -53,7 +55,7 @@ class Session:
     def note(self, text: str) -> None:
         """A remark beside the result; never on standard output."""
         if not self.as_json:
-            click.echo(text, err=True)
+            click.echo("\n".join(printable(line) for line in text.split("\n")), err=True)
 
     @property
     def live(self) -> bool:

@@ -12,6 +12,7 @@ from sandkeep.sdk.errors import UnsafeArchive
 
 _BLOCK = 512
 _EXTENSION_LIMIT = 4 << 20
+_SKIPPED = b"SANDKEEP.skipped"
 # What else a header says is not kept: any number of headers may come before a member.
 _USED = (
     b"path", b"linkpath", b"size", b"mtime",
@@ -39,7 +40,7 @@ class _Extension:
 
 
 class TarStream(ABC):
-    """Feed it bytes; it calls begin, payload (any number of times) and end for every member."""
+    """Feed it bytes; it calls begin, payload (any number of times) and end for every member, left_out for what is none."""
 
     def __init__(self) -> None:
         self.complete = False
@@ -60,6 +61,10 @@ class TarStream(ABC):
 
     @abstractmethod
     def end(self) -> None: ...
+
+    @abstractmethod
+    def left_out(self, told: str) -> None:
+        """The sender could not, or would not, send something: its name and why."""
 
     def feed(self, data: bytes) -> None:
         """Raises UnsafeArchive for what is not a tar stream, and whatever begin, payload and end raise."""
@@ -143,5 +148,7 @@ class TarStream(ABC):
                 raise UnsafeArchive("an extended header is malformed")
             record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
             key, _, value = record.partition(b"=")
-            if key in _USED:
+            if key == _SKIPPED:
+                self.left_out(value.decode("utf-8", "replace"))
+            elif key in _USED:
                 target[key.decode()] = value.decode("utf-8", "surrogateescape")

@@ -4,6 +4,7 @@
 - Symlinks are made only when they cannot lead out: relative, `..` only in front, never above the target. Since every
   folder on the way is a real one and every link obeys this, no chain of links leads out either. Others are skipped.
 - Hard links become copies of a file within the target; devices, FIFOs and sockets are skipped.
+- Pieces that are all zero become holes.
 - Set-user-id, set-group-id and sticky bits are dropped. What was skipped is counted and named.
 """
 
@@ -23,7 +24,9 @@ _NEW_FILE = (
     | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 )  # fmt: skip
 _NAMED_SKIPS = 100
+_NAME_LIMIT = 8192
 _MAP_LIMIT = 8 << 20
+_ZEROS = memoryview(bytes(1 << 20))
 _WINDOWS = os.name == "nt"
 
 
@@ -74,7 +77,7 @@ class TreeWriter(TarStream):
         elif entry.type == tarfile.LNKTYPE:
             self._copy(parts, entry)
         else:
-            self._skip(entry.name, "is a device, a FIFO or a socket")
+            self._skip(f"{entry.name} is a device, a FIFO or a socket")
 
     def payload(self, data: memoryview) -> None:
         assert self._file is not None
@@ -86,6 +89,9 @@ class TreeWriter(TarStream):
             file, self._file = self._file, None
             file.close()
             self._counts["files"] += 1
+
+    def left_out(self, told: str) -> None:
+        self._skip(told[:_NAME_LIMIT])
 
     def _folder(self, parts: tuple[str, ...], entry: Entry) -> None:
         if not parts:
@@ -101,13 +107,13 @@ class TreeWriter(TarStream):
 
     def _symlink(self, parts: tuple[str, ...], entry: Entry) -> None:
         if not _stays_inside(entry.link, len(parts) - 1):
-            self._skip(entry.name, f"is a symlink that leads out, to {entry.link}")
+            self._skip(f"{entry.name} is a symlink that leads out, to {entry.link}")
             return
         path = self._free(parts)
         try:
             path.symlink_to(entry.link)
         except OSError as error:
-            self._skip(entry.name, f"is a symlink, which cannot be made here: {error.strerror}")
+            self._skip(f"{entry.name} is a symlink, which cannot be made here: {error.strerror}")
         else:
             self._counts["symlinks"] += 1
 
@@ -119,7 +125,7 @@ class TreeWriter(TarStream):
             if not stat.S_ISREG(source.lstat().st_mode):
                 raise UnsafeArchive(f"{entry.name!r} is a hard link to {entry.link!r}, which is not a file")
         except FileNotFoundError:
-            self._skip(entry.name, f"is a hard link to {entry.link}, which is not in the tree")
+            self._skip(f"{entry.name} is a hard link to {entry.link}, which is not in the tree")
             return
         if source_parts == parts:
             return
@@ -174,10 +180,10 @@ class TreeWriter(TarStream):
                     os.utime(path, (mtime, mtime))
                     path.chmod(mode)
 
-    def _skip(self, name: str, why: str) -> None:
+    def _skip(self, what_and_why: str) -> None:
         self._counts["skipped"] += 1
         if len(self._skipped) < _NAMED_SKIPS:
-            self._skipped.append(f"{name} {why}")
+            self._skipped.append(what_and_why)
 
 
 class _File:
@@ -193,7 +199,10 @@ class _File:
     def write(self, data: memoryview) -> None:
         self._left -= len(data)
         if self._entry.sparse_size is None:
-            _write_all(self._fd, data)
+            if data == _ZEROS[: len(data)]:
+                os.lseek(self._fd, len(data), os.SEEK_CUR)
+            else:
+                _write_all(self._fd, data)
             return
         if self._segments is None:
             self._map += data
@@ -248,6 +257,8 @@ class _File:
                 if self._segments is None or self._segments:
                     raise UnsafeArchive(f"{entry.name!r} is a sparse file that misses data")
                 os.ftruncate(self._fd, entry.sparse_size)
+            else:
+                os.ftruncate(self._fd, entry.size)
         except BaseException:
             self.discard()
             raise

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sandkeep.cli.options import SANDBOX
-from sandkeep.cli.output import clock, printable
+from sandkeep.cli.output import clock
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandkeep.cli.options import SANDBOX
-from sandkeep.cli.output import printable, working
+from sandkeep.cli.output import working
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 import click
 
-from sandkeep.cli.output import age, printable, size, table
+from sandkeep.cli.output import age, size, table
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 

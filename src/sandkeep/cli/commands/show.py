@@ -6,7 +6,8 @@ import click
 
 from sandkeep.cli.commands.listing import runtime_cell
 from sandkeep.cli.options import sandbox_argument
-from sandkeep.cli.output import age, clock, printable, size, span
+from sandkeep.cli.output import age, clock, size, span
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:

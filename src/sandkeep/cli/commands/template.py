@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from sandkeep.cli.output import age, printable, size, table
+from sandkeep.cli.output import age, size, table
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 

@@ -3,7 +3,8 @@
 import click
 
 from sandkeep.cli.options import sandbox_argument
-from sandkeep.cli.output import age, clock, printable
+from sandkeep.cli.output import age, clock
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 
