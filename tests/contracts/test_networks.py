@@ -367,6 +367,22 @@ async def test_reset_tcp_resets_everything_also_what_the_host_opened(world: Worl
 
 
 @pytest.mark.requires("netns")
+async def test_connections_that_wait_for_an_answer_are_found(world: World) -> None:
+    box, other = await world.attach(1), await world.attach(2)
+
+    def begin() -> socket.socket:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex((netns.SILENT, 80))
+        return sock
+
+    with await inside(box, begin), await inside(box, connect, PUBLIC) as out:
+        assert out.recv(100)
+        assert await world.networks.refuse_connecting(other) == 0
+        assert await world.networks.refuse_connecting(box) == 1
+
+
+@pytest.mark.requires("netns")
 async def test_peers_of_a_killed_sandbox_get_a_reset(world: World) -> None:
     box = await world.attach(1)
 

@@ -24,6 +24,8 @@ PUBLIC, OTHER = "198.51.100.1", "203.0.113.1"
 METADATA, AZURE = "169.254.169.254", "168.63.129.16"
 NEIGHBOUR = "192.168.77.1"
 CARRIER_GRADE = "100.64.0.9"
+SILENT = "198.51.100.9"
+"""Behind the stand-in's router, and nobody's: what is sent there is never answered."""
 EVERYONE = (PUBLIC, OTHER, METADATA, AZURE, NEIGHBOUR, CARRIER_GRADE)
 PORT = 7777
 TRUTH, LIE = "198.51.100.80", "203.0.113.66"

@@ -250,6 +250,27 @@ def test_no_packet_slips_through_pauses_and_restarts(client: Client, networked: 
     assert hits.count == 1, "the stand-in counts"
 
 
+WAITING = """
+import socket
+try:
+    socket.socket().connect(("%s", 80))
+except OSError as error:
+    open("/tmp/ended", "w").write(str(error))
+"""
+
+
+def test_a_connection_that_nobody_answers_does_not_hold_the_pause(client: Client, networked: Instance) -> None:
+    one = box(client, "gvisor", persistence="full")
+    one.start_process(["python3", "-c", WAITING % netns.SILENT]).detach()
+    until(lambda: one.exec("grep -c ' 02 ' /proc/net/tcp").stdout == "1\n")
+    one.pause()
+    one.resume()
+    until(lambda: "refused" in one.exec("cat /tmp/ended").stdout, 5)
+    one.start_process(["python3", "-c", WAITING % netns.SILENT]).detach()
+    until(lambda: one.exec("grep -c ' 02 ' /proc/net/tcp").stdout == "1\n")
+    one.pause()
+
+
 def test_flushed_rules_come_back(client: Client, networked: Instance) -> None:
     one = box(client, "runc")
     assert inside(one, f"dial({PUBLIC!r}, {PORT})")[0] == f"seen as {UPLINK}"

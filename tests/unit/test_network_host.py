@@ -122,4 +122,18 @@ def test_conntrack_entries() -> None:
         parsed = conntrack.parse(other)
         assert parsed is not None
         assert not parsed.is_live_tcp
+        assert not parsed.is_connecting_tcp
     assert conntrack.parse(b"\2\0\0\0") is None
+
+
+def test_a_refusal_quotes_what_the_inside_sent() -> None:
+    flow = conntrack.parse(entry(socket.IPPROTO_TCP, 1))
+    assert flow is not None
+    assert flow.is_connecting_tcp
+    packet = conntrack.refusal(flow)
+    assert packet[9] == socket.IPPROTO_ICMP
+    assert packet[12:20] == socket.inet_aton("10.0.0.1") + socket.inet_aton("10.210.0.5")
+    assert packet[20:22] == bytes([3, 3])
+    assert conntrack.checksum(packet[20:]) == 0
+    assert packet[40:48] == socket.inet_aton("10.0.0.2") + socket.inet_aton("198.51.100.1")
+    assert packet[48:52] == struct.pack(">HH", 40000, 443)

@@ -91,6 +91,16 @@ async def test_a_pause_that_fails_leaves_it_running_and_says_why(local: LocalPla
     assert (await local.disks.contents()).generations == {}
 
 
+async def test_connections_that_wait_are_refused_and_the_pause_goes_on(local: LocalPlatform) -> None:
+    sandbox = await create(local, persistence="full")
+    (network,) = local.networks.networks.values()
+    network.connecting = 2
+    failure = PauseFailed("a process waits for a connection to be answered", connecting=True)
+    local.runtimes[RuntimeKind.GVISOR].fail_next("prepare_save", failure)
+    assert (await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")).json()["phase"] == "paused"
+    assert network.connecting == 0
+
+
 async def test_what_cannot_be_saved_is_named_before_anything_is_touched(local: LocalPlatform) -> None:
     sandbox = await create(local, persistence="full")
     local.guest.unsavable = (Unsavable(7, "mariadbd", "/var/lib/x"),)

@@ -129,6 +129,10 @@ def test_reasons() -> None:
     sentence, hint = reasons.explain(text)
     assert "deleted" in sentence
     assert hint
+    assert not reasons.connecting(text)
+    waiting = "encoding error: nil pointer:\ntcp.(*Endpoint).resetConnectionLocked(0xc0)\nfor object tcp.Endpoint{}"
+    assert "waits for a connection" in reasons.explain(waiting)[0]
+    assert reasons.connecting(waiting)
     assert reasons.explain("something new\ngoroutine 1")[0] == "gVisor cannot save the memory: something new"
     assert reasons.explain("")[0].endswith("no reason")
 

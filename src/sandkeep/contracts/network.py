@@ -68,6 +68,11 @@ class Networks(Protocol):
 
     async def reset_tcp(self, attachment: Attachment) -> None: ...
 
+    async def refuse_connecting(self, attachment: Attachment) -> int:
+        """Answer each connection to the outside that still waits for its first answer, so that it ends: a memory
+        checkpoint cannot hold it. Returns how many. A stack that checks what an ICMP error quotes goes on waiting."""
+        ...
+
     async def detach(self, sandbox_id: str, slot: int) -> None: ...
 
     async def attached(self) -> dict[int, str]:

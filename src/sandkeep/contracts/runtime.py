@@ -101,7 +101,8 @@ class Runtime(Protocol):
 
     async def prepare_save(self, machine_id: str) -> None:
         """The probe before a save: raises PauseFailed when the memory cannot be saved now; the machine runs on
-        unharmed. On gVisor the dry checkpoint, which also resets outside connections (network.reset_tcp comes first)."""
+        unharmed (`connecting` in its details: refuse what waits for an answer, and try again). On gVisor the dry
+        checkpoint, which also resets outside connections (network.reset_tcp comes first)."""
         ...
 
     async def save(self, machine_id: str, folder: Path) -> MemoryImage:

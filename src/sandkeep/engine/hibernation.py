@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 from anyio.to_thread import run_sync
 
-from sandkeep.contracts.runtime import MemoryImage
+from sandkeep.contracts.network import Attachment
+from sandkeep.contracts.runtime import MemoryImage, Runtime
 from sandkeep.domain.errors import Conflict, GuestError, Internal, NotFound, PauseFailed, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
@@ -23,6 +24,7 @@ from sandkeep.engine.undo import Undos
 from sandkeep.lib.files import sync_files
 from sandkeep.lib.together import together
 
+_PROBES = 4
 _DIGEST_WAIT = 0.03
 """Seconds in which programs inside meet the resets of their connections (engine reference, section 3.4)."""
 
@@ -92,7 +94,7 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
             await parts.networks.reset_tcp(attachment)
             reset = True
             entry.step("memory.probe")
-            await runtime.prepare_save(record.machine)
+            await _probe(parts, runtime, attachment, record.machine)
             await anyio.sleep(_DIGEST_WAIT)
             entry.step("memory.save")
             image = await runtime.save(record.machine, folder)
@@ -114,6 +116,21 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
     saved = record.with_condition(ConditionKind.MEMORY_SAVABLE, True, "the memory was saved", parts.clock.now())
     saved = saved.without_condition(ConditionKind.MEMORY_LOST)
     return replace(saved, phase=Phase.PAUSED, hold=Hold.DISK, generation=kept, reason="paused to disk")
+
+
+async def _probe(parts: Parts, runtime: Runtime, attachment: Attachment, machine_id: str) -> None:
+    """Connections that wait for a host which never answers are refused, and probed again."""
+    for _ in range(_PROBES):
+        try:
+            await runtime.prepare_save(machine_id)
+        except PauseFailed as error:
+            failure = error
+            if not error.details.get("connecting"):
+                break
+            await parts.networks.refuse_connecting(attachment)
+        else:
+            return
+    raise failure
 
 
 async def resume_from_disk(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:

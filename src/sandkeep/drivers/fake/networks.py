@@ -17,6 +17,7 @@ class FakeNetwork:
     blocked: bool = False
     resetting: bool = False
     refreshed: int = 0
+    connecting: int = 0
 
 
 class FakeNetworks:
@@ -81,6 +82,11 @@ class FakeNetworks:
     async def reset_tcp(self, attachment: Attachment) -> None:
         there = self.networks[attachment.slot]
         there.blocked = there.resetting = True
+
+    async def refuse_connecting(self, attachment: Attachment) -> int:
+        there = self.networks[attachment.slot]
+        refused, there.connecting = there.connecting, 0
+        return refused
 
     async def detach(self, sandbox_id: str, slot: int) -> None:
         there = self.networks.get(slot)

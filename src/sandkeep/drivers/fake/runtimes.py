@@ -130,7 +130,7 @@ class FakeRuntime:
         try:
             self._called(call)
         except SandkeepError as error:
-            raise PauseFailed(error.message, hint=error.hint) from error
+            raise PauseFailed(error.message, hint=error.hint, **error.details) from error
 
     async def save(self, machine_id: str, folder: Path) -> MemoryImage:
         self._savable()

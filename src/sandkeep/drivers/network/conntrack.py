@@ -5,6 +5,8 @@ connections, but not their sequence numbers, which a reset must carry exactly. S
 an established connection must be answered by a challenge ACK (RFC 5961, section 4), and since by then the sandbox's
 route is gone, the `departed` chain answers that ACK by a reset with the right number. The same chain resets whatever
 a peer sends by itself as long as the entry lives, which is set to 10 seconds here.
+
+It knows also the connections that wait for their first answer, which nobody may ever send: `refuse_connecting` answers.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from sandkeep.drivers.network.layout import GATEWAY, INNER
 from sandkeep.drivers.network.rtnetlink import Netlink, Request, attribute, attributes
 
 _NETLINK_NETFILTER = 12
@@ -29,10 +32,12 @@ _PROTOINFO_TCP, _TCP_STATE = 1, 1
 _ORIG_FLAGS, _REPLY_FLAGS, _BY_SOURCE = 1, 2, 1
 
 _ESTABLISHED, _FIN_WAIT, _CLOSE_WAIT, _CLOSE = 3, 4, 5, 8
+_SYN_SENT, _SYN_RECEIVED = 1, 2
 _LIVE = frozenset({_ESTABLISHED, _FIN_WAIT, _CLOSE_WAIT})
 _GRACE = 10
 """Seconds for the challenge ACK and the reset: what the kernel itself gives a closed connection."""
 _BATCH = 64
+_UNREACHABLE, _PORT = 3, 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Flow:
     @property
     def is_live_tcp(self) -> bool:
         return self.protocol == socket.IPPROTO_TCP and self.tcp_state in _LIVE
+
+    @property
+    def is_connecting_tcp(self) -> bool:
+        return self.protocol == socket.IPPROTO_TCP and self.tcp_state in (_SYN_SENT, _SYN_RECEIVED)
 
 
 def _nfgen() -> bytes:
@@ -108,6 +117,18 @@ def provocation(flow: Flow) -> bytes:
     return struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0, source, destination) + tcp
 
 
+def refusal(flow: Flow) -> bytes:
+    """An IPv4 packet that tells the inside, by ICMP from its gateway, that nobody listens there. It quotes what the
+    inside sent, with its own address; not the sequence number, which only that stack knows and gVisor does not ask."""
+    ends = socket.inet_aton(INNER), socket.inet_aton(flow.destination)
+    quoted = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0, *ends)
+    quoted += struct.pack(">HHI", flow.source_port, flow.destination_port, 0)
+    icmp = struct.pack(">BBHI", _UNREACHABLE, _PORT, 0, 0) + quoted
+    icmp = icmp[:2] + struct.pack(">H", checksum(icmp)) + icmp[4:]
+    ends = socket.inet_aton(GATEWAY), socket.inet_aton(flow.source)
+    return struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_ICMP, 0, *ends) + icmp
+
+
 def checksum(data: bytes) -> int:
     """RFC 1071, over an even number of bytes."""
     total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
@@ -117,8 +138,14 @@ def checksum(data: bytes) -> int:
 
 
 def flows_of(addresses: Collection[str], netlink: Netlink) -> list[Flow]:
+    """None on a host without conntrack."""
     only = next(iter(addresses)) if len(addresses) == 1 else None
-    found = (parse(answer) for _, answer in netlink.dump(_GET, query(only)))
+    try:
+        found = [parse(answer) for _, answer in netlink.dump(_GET, query(only))]
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT):
+            return []
+        raise
     wanted = frozenset(addresses)  # compared here, too: a kernel without the filter dumps everything
     return [flow for flow in found if flow is not None and flow.source in wanted]
 
@@ -129,12 +156,7 @@ def end_flows(addresses: Collection[str]) -> int:
     if not addresses:
         return 0
     with Netlink(_NETLINK_NETFILTER) as netlink:
-        try:
-            flows = flows_of(addresses, netlink)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT):
-                return 0
-            raise
+        flows = flows_of(addresses, netlink)
         if not flows:
             return 0
         live = [flow for flow in flows if flow.is_live_tcp]
@@ -149,3 +171,14 @@ def end_flows(addresses: Collection[str]) -> int:
             with contextlib.suppress(FileNotFoundError):  # entries end by themselves, too
                 netlink.send(*requests[start : start + _BATCH])
         return len(live)
+
+
+def refuse_connecting(address: str) -> int:
+    """Every connection from this address to the outside that waits for its first answer gets one. Returns how many.
+    Raises OSError."""
+    with Netlink(_NETLINK_NETFILTER) as netlink:
+        flows = [flow for flow in flows_of([address], netlink) if flow.is_connecting_tcp]
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for flow in flows:
+            raw.sendto(refusal(flow), (flow.source, 0))
+    return len(flows)

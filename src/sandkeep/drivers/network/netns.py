@@ -217,6 +217,12 @@ class NetnsNetworks:
     async def reset_tcp(self, attachment: Attachment) -> None:
         await self._work(self._guard.hold, attachment.slot, frozenset({rulesets.BLOCKED, rulesets.RESETTING}))
 
+    async def refuse_connecting(self, attachment: Attachment) -> int:
+        try:
+            return await anyio.to_thread.run_sync(conntrack.refuse_connecting, attachment.address, limiter=self._slow)
+        except OSError as error:
+            raise Internal(f"the network failed: {error}", hint="run `sandkeep doctor` on this node") from error
+
     async def unblock(self, attachment: Attachment) -> None:
         await self._work(self._guard.hold, attachment.slot, frozenset())
 

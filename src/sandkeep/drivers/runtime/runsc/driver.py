@@ -28,6 +28,11 @@ _PAUSED = "paused"
 would end the sandbox, and a restarted runner cannot ask."""
 
 
+_SETTLE = 0.005
+"""Seconds that a stopped guest's network stack, which is not stopped, gets for the answers to what was sent last: it
+cannot save a connection that waits for one."""
+
+
 class GvisorRuntime:
     """run_folder: of the instance, on a tmpfs; binary: runsc; cgroup_parent: such as `sandkeep-<instance>`, below which
     `gvisor/<machine id>` is made; platform: auto, ptrace or systrap; approved: SHA-256 sums of builds off the tested
@@ -154,7 +159,14 @@ class GvisorRuntime:
         self._savable(machine_id)
         if self._machines.group(machine_id).frozen:
             raise Conflict(f"machine {machine_id} is frozen: thaw it before a save is prepared")
-        await self._checkpoint(machine_id, None)
+        try:
+            await self._stop_guest(machine_id)
+            await self._checkpoint(machine_id, None)
+        except BaseException:
+            with anyio.CancelScope(shield=True), contextlib.suppress(SandkeepError):
+                await self.thaw(machine_id)
+            raise
+        await self.thaw(machine_id)
 
     async def _checkpoint(self, machine_id: str, folder: Path | None) -> None:
         try:
@@ -165,19 +177,18 @@ class GvisorRuntime:
             if files and "deleted" in sentence:
                 sentence += f" ({', '.join(files[:3])})"
             raise PauseFailed(
-                sentence, hint=hint, files=files[:20], gvisor=str(error).partition("\n")[0][:300]
+                sentence,
+                hint=hint,
+                files=files[:20],
+                gvisor=str(error).partition("\n")[0][:300],
+                connecting=reasons.connecting(str(error)),
             ) from error
 
     async def save(self, machine_id: str, folder: Path) -> MemoryImage:
         self._savable(machine_id)
-        group, marker = self._machines.group(machine_id), self._marker(machine_id)
+        group = self._machines.group(machine_id)
         try:
-            with anyio.CancelScope(shield=True):  # marker and pause together, or a thaw would resume once too often
-                already = marker.exists()
-                await run_sync(marker.touch)
-                await run_sync(group.thaw)
-                if not already:
-                    await self._pause(machine_id)
+            await self._stop_guest(machine_id)
             await self._checkpoint(machine_id, folder)
         finally:
             with anyio.CancelScope(shield=True):
@@ -185,8 +196,18 @@ class GvisorRuntime:
                     await run_sync(group.freeze)
         return MemoryImage(control.IMAGE_FILES, self._checked_build.requires())
 
+    async def _stop_guest(self, machine_id: str) -> None:
+        group, marker = self._machines.group(machine_id), self._marker(machine_id)
+        with anyio.CancelScope(shield=True):  # marker and pause together, or a thaw would resume once too often
+            already = marker.exists()
+            await run_sync(marker.touch)
+            await run_sync(group.thaw)
+            if not already:
+                await self._pause(machine_id)
+        await anyio.sleep(_SETTLE)
+
     async def _pause(self, machine_id: str) -> None:
-        """Stop the guest. The marker goes when gVisor did not do it."""
+        """The marker goes when gVisor did not do it."""
         try:
             await control.pause(self._socket(machine_id))
         except (Internal, control.CallFailedError) as error:

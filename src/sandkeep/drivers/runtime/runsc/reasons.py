@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+_CONNECTING = "resetConnectionLocked"
+"""Where a save ends that meets a connection of which only the first packet was sent: in 20240729 by a nil pointer."""
 _KNOWN = (
     (
         "deleted and invalidated dentries",
@@ -11,6 +13,7 @@ _KNOWN = (
     ),
     ("external networking connection", "a process has a connection that cannot be closed", None),
     ("bound host socket", "a process uses a socket of the host", None),
+    (_CONNECTING, "a process waits for a connection to be answered", "pause again when that has ended"),
     ("endpoint", "a process has a connection of a kind that cannot be saved", None),
 )
 
@@ -28,6 +31,10 @@ def explain(error: str) -> tuple[str, str | None]:
         f"gVisor cannot save the memory: {error.strip().splitlines()[0][:300] if error.strip() else 'no reason'}",
         None,
     )
+
+
+def connecting(error: str) -> bool:
+    return _CONNECTING in error
 
 
 def deleted_files(sentry: int) -> list[str]:
