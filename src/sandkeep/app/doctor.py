@@ -145,7 +145,7 @@ async def _room(settings: Settings) -> list[Finding]:
         f"{more} more sandboxes of 1 GiB fit"
     )
     if more == 0:
-        return [Finding("warning", text, "delete or pause something, or grow the pool: sandkeep setup --pool-size")]
+        return [Finding("warning", text, "delete something, or grow the pool: sandkeep setup --pool-size")]
     if free < 512 * MIB:
         return [Finding("warning", f"{format_size(free)} free beside the pool", "the database and logs need room too")]
     return [Finding("ok", text)]
