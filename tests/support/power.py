@@ -32,6 +32,7 @@ class Host:
         self.outer = work / "outer"
         self.instance = Instance("t" + work.name[-8:].lower().replace("_", "x"), work)
         self._cuts = 0
+        self._disk = self.outer / "host.img"
 
     @classmethod
     @contextlib.contextmanager
@@ -62,18 +63,18 @@ class Host:
         _run("truncate", "-s", _OUTER, str(self.work / "outer.img"))
         _run("mkfs.btrfs", "-q", str(self.work / "outer.img"))
         _run("mount", "-o", "loop,discard=async", str(self.work / "outer.img"), str(self.outer))
-        _run("truncate", "-s", _HOST, str(self.outer / "host.img"))
-        _run("mkfs.ext4", "-q", "-E", "nodiscard", str(self.outer / "host.img"))
-        self._mount(self.outer / "host.img")
+        _run("truncate", "-s", _HOST, str(self._disk))
+        _run("mkfs.ext4", "-q", "-E", "nodiscard", str(self._disk))
+        self._mount(self._disk)
 
     def _mount(self, image: Path) -> None:
         _run("mount", "-o", "loop", str(image), str(self.instance.root / "data"))
 
     def cut(self) -> Path:
-        """The image as it is at this instant."""
+        """The disk as it is at this instant."""
         self._cuts += 1
         clone = self.outer / f"cut-{self._cuts}.img"
-        with open(self.outer / "host.img", "rb") as source, open(clone, "wb") as target:
+        with open(self._disk, "rb") as source, open(clone, "wb") as target:
             fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
         return clone
 
@@ -128,6 +129,7 @@ class Host:
 
     def boot(self, image: Path) -> None:
         """The host comes back with this disk."""
+        self._disk = image
         self._mount(image)
         self.instance.run("up")
 

@@ -141,7 +141,8 @@ def check(client: Client, name: str, allowed: list[State], ephemeral: bool) -> N
     lives = {"running", "paused-memory"} & may
     fits = found in may or (lives and found in ("stopped", "starting", "running"))
     assert fits, f"{name} is {found}: {sandbox.reason}; it was {allowed}"
-    assert sandbox.labels.get("n", "") in {state.labels for state in states}
+    lived = [(event.kind, event.reason) for event in sandbox.events()]
+    assert sandbox.labels.get("n", "") in {state.labels for state in states}, lived
     if found != "paused-disk" and found not in may:
         kinds = [event.kind for event in sandbox.events()]
         assert {"sandbox.exited", "sandbox.memory_lost"} & set(kinds), kinds
@@ -206,6 +207,6 @@ def test_what_was_acknowledged_survives_a_power_cut(host: Host) -> None:
 
 
 @pytest.mark.long
-def test_forty_power_cuts(host: Host) -> None:
-    for _ in range(4):
-        power_cuts(host, cuts=10, seconds=30, seed=random.randrange(1 << 30))
+@pytest.mark.parametrize("batch", range(4))
+def test_forty_power_cuts(host: Host, batch: int) -> None:
+    power_cuts(host, cuts=10, seconds=30, seed=random.randrange(1 << 30))

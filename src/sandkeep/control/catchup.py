@@ -56,11 +56,13 @@ class Catchup:
             kept = await self._runner.export_record(sandbox.id)
             if kept is None:
                 return sandbox
-            operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
-            fenced = replace(sandbox, epoch=operation.epoch, operation=operation.id)
             async with self._events.change() as ledger:
-                if not await store.save(ledger.transaction, fenced, sandbox.epoch):
-                    return sandbox
+                current = await store.by_id(ledger.transaction, sandbox.id)
+                if current is None or current.epoch != sandbox.epoch or not is_updating(current):
+                    return current or sandbox  # it was ended since it was looked at
+                operation = OperationRef(new_id(IdKind.OPERATION), current.epoch + 1)
+                fenced = replace(current, epoch=operation.epoch, operation=operation.id)
+                await store.save(ledger.transaction, fenced, current.epoch)
             await self._runner.update(operation, sandbox.id, kept.spec.limits, kept.spec.lifetime, kept.spec.labels)
             settled = as_on_node(fenced, kept.spec, self._clock.now())
             async with self._events.change() as ledger:

@@ -473,10 +473,11 @@ class Sandboxes:
         await self.settle(intent, replace(observed, reason=reason), kind, **data)
 
     async def settle(self, sandbox: Sandbox, observed: Observed, kind: EventKind | None = None, **data: Any) -> Sandbox:
-        """Write what the node observed, unless a newer change has begun."""
+        """Write what the node observed, unless a newer change has begun: then it was so for a moment only."""
+        done = settlement.settle(sandbox, observed, self._clock.now(), kind, **data)
         async with self._events.change() as ledger:
-            settled = await self._write(ledger, sandbox, observed, kind, **data)
-        return await self._after(settled) if settled else sandbox
+            written = await self._write(ledger, sandbox, done)
+        return await self._after(done.sandbox) if written else done.sandbox
 
     async def follow(self, seen: Sandbox, observed: Observed, kind: EventKind | None = None) -> bool:
         """The same for what nobody here asked for. False: it is not any more as it was seen, so look again."""
@@ -488,20 +489,18 @@ class Sandboxes:
                 seen.restarts,
             ):
                 return False
-            settled = await self._write(ledger, current, observed, kind)
-        if settled:
-            await self._after(settled)
+            done = settlement.settle(current, observed, self._clock.now(), kind)
+            written = await self._write(ledger, current, done)
+        if written:
+            await self._after(done.sandbox)
         return True
 
-    async def _write(
-        self, ledger: Ledger, sandbox: Sandbox, observed: Observed, kind: EventKind | None, **data: Any
-    ) -> Sandbox | None:
-        done = settlement.settle(sandbox, observed, self._clock.now(), kind, **data)
-        if not await store.save(ledger.transaction, done.sandbox, sandbox.epoch):
-            return None
+    async def _write(self, ledger: Ledger, before: Sandbox, done: settlement.Settlement) -> bool:
+        if not await store.save(ledger.transaction, done.sandbox, before.epoch):
+            return False
         for told in done.events:
-            await ledger.tell(told.kind, sandbox.project_id, sandbox.id, told.reason, **told.data)
-        return done.sandbox
+            await ledger.tell(told.kind, before.project_id, before.id, told.reason, **told.data)
+        return True
 
     async def _after(self, settled: Sandbox) -> Sandbox:
         if settled.status.phase is not Phase.RUNNING:
