@@ -47,7 +47,9 @@ def outcomes(state: str, call: Call) -> set[str]:
     """States in which a sandbox may be after a call that was answered so; empty: it cannot have answered so."""
     verb, status = call.verb, call.status
     if state == GONE:
-        return {GONE} if status == 404 or (verb == "get" and call.phase == "deleting") else set()
+        told = status == 404 or (verb == "get" and call.phase == "deleting")
+        again = verb == "delete" and status == 204  # one deletion answers all who ask for it
+        return {GONE} if told or again else set()
     if verb == "delete":
         return {GONE} if status == 204 else set()
     if status == 404:

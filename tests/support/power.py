@@ -89,7 +89,7 @@ class Host:
         with contextlib.suppress(OSError, ValueError):  # its command names no folder of the instance
             os.kill(int(json.loads((self.instance.root / "run/resolver.json").read_text())["pid"]), signal.SIGKILL)
         until(lambda: not self._kill_all(), 20)
-        for group in sorted(Path("/sys/fs/cgroup").rglob(f"*sandkeep-{self.instance.name}*/**/"), reverse=True):
+        for group in sorted(self._groups(), reverse=True):
             with contextlib.suppress(FileNotFoundError):
                 until(lambda group=group: _removed(group), 5)  # type: ignore[misc]
         for mount in self._mounts():
@@ -103,6 +103,10 @@ class Host:
     def _kill_all(self) -> list[int]:
         """Processes in the instance's control groups, or that name its folders; killed, and returned."""
         found = []
+        for group in self._groups():  # what is frozen does not die
+            for name, text in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                with contextlib.suppress(OSError):
+                    (group / name).write_text(text)
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit() or int(folder.name) == os.getpid():
                 continue
@@ -113,6 +117,9 @@ class Host:
                     found.append(int(folder.name))
                     os.kill(found[-1], signal.SIGKILL)
         return found
+
+    def _groups(self) -> list[Path]:
+        return list(Path("/sys/fs/cgroup").rglob(f"*sandkeep-{self.instance.name}*/**/"))
 
     def _mounts(self) -> list[str]:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -364,6 +364,8 @@ class Sandboxes:
         return self._endpoints.put(project_id, reference, reached, forgotten)
 
     async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
+        if sandbox.status.phase is Phase.DELETING:
+            raise NotFound("it is being deleted")
         if not wake:
             raise Conflict(
                 f"it is not running ({sandbox.status.reason or sandbox.status.phase})",
@@ -376,6 +378,8 @@ class Sandboxes:
             # A crash left it so: the reconciler settles it as soon as the node is back.
             sandbox = await self.wait(sandbox.project_id, sandbox.id, set(Phase) - TRANSITIONAL, _SETTLED_WITHIN)
         match sandbox.status.phase:
+            case Phase.DELETING:
+                raise NotFound("it is being deleted")
             case Phase.RUNNING:
                 return sandbox
             case Phase.PAUSED:
@@ -524,8 +528,12 @@ class Sandboxes:
         return after
 
     async def _save(self, ledger: Ledger, sandbox: Sandbox, expected_epoch: int) -> None:
-        if not await store.save(ledger.transaction, sandbox, expected_epoch):
-            raise Conflict("it was changed meanwhile", hint="look again and retry")
+        if await store.save(ledger.transaction, sandbox, expected_epoch):
+            return
+        current = await store.by_id(ledger.transaction, sandbox.id)
+        if current is None or current.status.phase is Phase.DELETING:
+            raise NotFound("it is being deleted")
+        raise Conflict("it was changed meanwhile", hint="look again and retry")
 
     # -- for the reconciler
 
