@@ -149,7 +149,7 @@ async def test_what_the_runtime_cannot_do_is_refused_with_the_reason(case: Case)
 async def test_admission_refuses_at_once_and_says_what_is_free(case: Case) -> None:
     with pytest.raises(NoCapacity) as refused:
         await case.sandbox(memory=1000 * GIB)
-    assert refused.value.details["memory_free"] == 4 * case.local.memory[0]
+    assert refused.value.details["memory_free"] == 4 * case.local.host.memory_total
     assert refused.value.retry_after
 
 

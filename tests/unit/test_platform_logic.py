@@ -1,6 +1,7 @@
 """The engine and the control plane on fakes: what must hold when steps fail and the node dies between any two lines."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,12 +257,36 @@ async def test_admission_says_what_is_free(local: LocalPlatform) -> None:
     answer = await local.http.post("/v1/sandboxes", json={"memory": "100GiB"})
     assert (answer.status_code, answer.json()["code"]) == (507, "no_capacity")
     assert answer.headers["retry-after"] == "30"
-    assert answer.json()["memory_free"] == local.memory[0] * 4
+    assert answer.json()["memory_free"] == local.host.memory_total * 4
     await nothing_is_left(local)
 
 
+@pytest.mark.parametrize(
+    ("short", "word"),
+    [
+        ({"processes_free": 100}, "processes"),
+        ({"descriptors_free": 10}, "descriptors"),
+        ({"files_free": 3}, "inodes"),
+        ({"data_free": 1 << 20}, "disk"),
+    ],
+)
+async def test_what_runs_out_on_the_host_refuses_one_more(
+    local: LocalPlatform, short: dict[str, Any], word: str
+) -> None:
+    there = await create(local)
+    plenty, local.host = local.host, replace(local.host, **short)
+    answer = await local.http.post("/v1/sandboxes", json={})
+    assert (answer.status_code, answer.json()["code"]) == (507, "no_capacity")
+    assert word in answer.json()["detail"]
+    assert answer.headers["retry-after"] == "30"
+    exec_ = await local.http.post(f"/v1/sandboxes/{there['id']}/exec", json={"command": "echo on"})
+    assert exec_.status_code == 200
+    local.host = plenty
+    assert (await local.http.post("/v1/sandboxes", json={})).status_code == 201
+
+
 async def test_a_burst_is_not_admitted_beyond_the_limit(local: LocalPlatform) -> None:
-    fits = 4 * local.memory[0] // (8 << 30)
+    fits = 4 * local.host.memory_total // (8 << 30)
     statuses: list[int] = []
 
     async def post() -> None:

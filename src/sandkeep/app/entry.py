@@ -121,6 +121,7 @@ def runner(settings: Settings) -> None:
     give_memory_back()
     privileges.keep_capabilities(RUNNER_CAPABILITIES)
     privileges.leave_no_trace()
+    privileges.use_descriptors()
     anyio.run(run_runner, settings)
 
 

@@ -5,6 +5,7 @@ import pwd
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -31,6 +32,7 @@ from sandkeep.drivers.runner.remote import remote_runner
 from sandkeep.edge.api.app import api_app
 from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.heads import LimitedHttpProtocol
+from sandkeep.edge.gate.identity import Identity
 from sandkeep.lib import privileges
 from sandkeep.lib.retry import delays
 from sandkeep.store.database import Database
@@ -60,9 +62,10 @@ async def run_server(settings: Settings) -> None:
             await _open(database)
             async with remote_runner(str(settings.runner_socket)) as runner:
                 grants = settings.run_folder / "server" / "grants"
+                allowance = Allowance(settings.max_sandboxes, settings.max_requests)
                 kept = Kept(settings.events_keep_days, settings.events_keep_count)
                 services = await make_services(
-                    database, runner, AgentGuest(), SystemClock(), __version__, grants, kept, settings.max_sandboxes
+                    database, runner, AgentGuest(), SystemClock(), __version__, grants, kept, allowance
                 )
                 await _serve(settings, services)
         finally:
@@ -92,6 +95,14 @@ async def _serve(settings: Settings, services: Services) -> None:
         await server.serve([listening])
 
 
+@dataclass(frozen=True)
+class Allowance:
+    """Sandboxes of each project, and requests per second of each key; 0: no limit."""
+
+    sandboxes: int = 0
+    requests: float = 0.0
+
+
 async def make_services(
     database: Database,
     runner: Runner,
@@ -100,19 +111,20 @@ async def make_services(
     version: str,
     grants: Path | None = None,
     kept: Kept | None = None,
-    most: int = 0,
+    allowance: Allowance | None = None,
 ) -> Services:
-    """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start. `most`: how
-    many sandboxes a project may have, 0 for no limit."""
+    """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start."""
+    allowance = allowance or Allowance()
     events = Events(database, clock)
     keys = Keys(events, clock, grants)
-    sandboxes = Sandboxes(events, runner, guest, clock, most)
+    sandboxes = Sandboxes(events, runner, guest, clock, allowance.sandboxes)
     templates = Templates(events, sandboxes, runner, guest, clock)
     installation = await keys.default_project()
     nodes = Nodes(events, runner, installation)
     reconciler = Reconciler(events, sandboxes, templates, nodes, runner, clock, installation, kept or Kept())
     return Services(
         version=version,
+        identity=Identity(keys, allowance.requests),
         keys=keys,
         sandboxes=sandboxes,
         templates=templates,
@@ -149,6 +161,7 @@ def drop_privileges(user: str) -> None:
     privileges.become(account.pw_uid, account.pw_gid)
     privileges.never_gain()
     privileges.leave_no_trace()
+    privileges.use_descriptors()
     os.environ["HOME"] = account.pw_dir
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -126,7 +127,7 @@ def make_parts(settings: Settings) -> Parts:
         deletions=Deletions(settings.node_folder / "deleted.log", clock),
         feed=Feed(settings.node_folder / "feed.jsonl", clock),
         slots=Slots(settings.run_folder / "slots.json", networks.slots, clock),
-        memory=host.memory,
+        host=partial(host.look, settings.node_folder),
     )
 
 

@@ -72,7 +72,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Bytes and counts: what the node has, has promised, and has free."""
+    """Bytes and counts: what the node has, has promised, and has free. data: the folder of its records, with files_free
+    None where inodes have no limit; descriptors: of the runner."""
 
     memory_total: int
     memory_available: int
@@ -83,6 +84,10 @@ class Capacity:
     pool_reserved: int
     slots_total: int
     slots_free: int
+    processes_free: int
+    descriptors_free: int
+    data_free: int
+    files_free: int | None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from sandkeep.domain.sandbox import Hold, Persistence, Phase, Spec
 from sandkeep.engine.records import Record
 
 RETRY_AFTER = 30.0
+_PROCESSES, _DESCRIPTORS, _FILES, _DATA = 256, 32, 64, 32 * MIB
+"""What one more machine may take of the host: a gVisor of two processors has some 60 threads, and 110 in a storm."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> No
         )
     if capacity.slots_free < 1:
         _refuse("no network address is free", "delete or stop something, or wait ten minutes", capacity, 0)
+    for has, needs, what, hint in (
+        (capacity.processes_free, _PROCESSES, "processes", "stop something, or raise kernel.pid_max and threads-max"),
+        (capacity.descriptors_free, _DESCRIPTORS, "descriptors of the runner", "raise the limit of open files"),
+        (capacity.files_free, _FILES, "inodes beside the node's records", "remove files there"),
+    ):
+        if has is not None and has < needs:
+            _refuse(f"{max(0, has)} {what} are free on the host", hint, capacity, 0)
+    if capacity.data_free < _DATA:
+        text = f"{format_size(capacity.data_free)} are free on the host's disk, where the node's records are"
+        _refuse(text, "free space there", capacity, 0)
     room = capacity.pool_free - capacity.pool_reserved - rules.pool_reserve
     wanted = (need if full else 0) + (64 * MIB if new_disk else 0)
     if wanted > room:
@@ -100,4 +112,6 @@ def _refuse(message: str, hint: str, capacity: Capacity, fits: int) -> None:
         memory_available=capacity.memory_available,
         pool_free=max(0, capacity.pool_free - capacity.pool_reserved),
         slots_free=capacity.slots_free,
+        processes_free=capacity.processes_free,
+        data_free=capacity.data_free,
     )

@@ -19,6 +19,7 @@ from sandkeep.domain.sandbox import Persistence, RuntimeKind, Spec
 from sandkeep.engine.admission import Rules, admit, holds_memory, promised_memory, reserved_pool
 from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
+from sandkeep.engine.host import Host
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Record, Records
 from sandkeep.engine.slots import Slots
@@ -52,8 +53,7 @@ class Parts:
     deletions: Deletions
     feed: Feed
     slots: Slots
-    memory: Callable[[], tuple[int, int]]
-    """Total and available memory of the host, in bytes."""
+    host: Callable[[], Host]
     pending: dict[str, Spec] = field(default_factory=dict)
     """Sandboxes whose machine is being made: admitted, and in no record yet."""
     _admission: anyio.Lock = field(default_factory=anyio.Lock)
@@ -104,22 +104,26 @@ class Parts:
         return Endpoint("tcp", attachment.address, self.settings.agent_port, record.token)
 
     async def capacity(self) -> Capacity:
-        total, available = self.memory()
+        host = self.host()
         space = await self.disks.space()
         records = self.records.sandboxes.values()
         rules = self.settings.rules
         coming = [spec for sandbox_id, spec in self.pending.items() if not self._holds(sandbox_id)]
         full = sum(spec.limits.memory for spec in coming if spec.persistence is Persistence.FULL)
         return Capacity(
-            memory_total=total,
-            memory_available=available,
+            memory_total=host.memory_total,
+            memory_available=host.memory_available,
             memory_promised=promised_memory(records) + sum(spec.limits.memory for spec in coming),
-            memory_limit=int(total * rules.memory_overcommit),
+            memory_limit=int(host.memory_total * rules.memory_overcommit),
             pool_total=space.total,
             pool_free=space.free,
             pool_reserved=reserved_pool(records) + full,
             slots_total=self.slots.total,
             slots_free=self.slots.free,
+            processes_free=host.processes_free,
+            descriptors_free=host.descriptors_free,
+            data_free=host.data_free,
+            files_free=host.files_free,
         )
 
     def _holds(self, sandbox_id: str) -> bool:

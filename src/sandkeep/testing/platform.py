@@ -31,6 +31,7 @@ from sandkeep.edge.api.services import Services
 from sandkeep.engine.admission import Rules
 from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
+from sandkeep.engine.host import Host
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.parts import NodeSettings, Parts
 from sandkeep.engine.records import Records
@@ -54,7 +55,7 @@ class LocalPlatform:
         self.disks = FakeDisks(folder / "pool")
         self.networks = FakeNetworks(folder / "run")
         self.guest = FakeGuest(self._alive)
-        self.memory = (16 * GIB, 12 * GIB)
+        self.host = Host(16 * GIB, 12 * GIB, 30000, 1000, 10 * GIB, None)
         self.runtimes: dict[RuntimeKind, FakeRuntime] = {}
         self.parts: Parts
         self.node: Supervisor
@@ -91,7 +92,7 @@ class LocalPlatform:
             deletions=Deletions(node / "deleted.log", self.clock),
             feed=Feed(node / "feed.jsonl", self.clock),
             slots=Slots(self.folder / "run" / "slots.json", 1000, self.clock),
-            memory=lambda: self.memory,
+            host=lambda: self.host,
         )
         self.node = Supervisor(self.parts, VERSION)
         await self._tasks.start(self._run_node)

@@ -47,6 +47,10 @@ class CapacityView(Given):
     pool_reserved: int
     slots_total: int
     slots_free: int
+    processes_free: int
+    descriptors_free: int
+    data_free: int
+    files_free: int | None
 
 
 class NodeView(Given):

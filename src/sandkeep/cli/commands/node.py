@@ -55,6 +55,8 @@ def show(session: Session) -> None:
         ("memory", f"{size(has.memory_available)} of {size(has.memory_total)} free, {size(free_memory)} to promise"),
         ("pool", f"{size(has.pool_free)} of {size(has.pool_total)} free ({view.disk_driver})"),
         ("addresses", f"{has.slots_free} of {has.slots_total} free"),
+        ("processes", f"{has.processes_free} free"),
+        ("records", f"{size(has.data_free)} free" + ("" if has.files_free is None else f", {has.files_free} inodes")),
         ("sandboxes", str(view.sandboxes)),
         ("unknown", f"{view.unknown} (sandkeep node adopt --plan)" if view.unknown else "0"),
         ("quarantined", f"{view.quarantined} (sandkeep node quarantine list)" if view.quarantined else "0"),

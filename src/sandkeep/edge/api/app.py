@@ -15,7 +15,6 @@ from sandkeep.edge.api.routes import events, execs, keys, node, platform, sandbo
 from sandkeep.edge.api.routes.bytes import byte_routes
 from sandkeep.edge.api.routes.terminal import terminal_routes
 from sandkeep.edge.api.services import Services, services_of
-from sandkeep.edge.gate.identity import principal_of
 from sandkeep.edge.gate.limits import BodyLimit
 from sandkeep.edge.gate.problems import problem_response
 from sandkeep.telemetry import metrics
@@ -57,7 +56,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """A body that cannot be parsed is met before the key is: who has none learns just that."""
     assert isinstance(error, RequestValidationError)
     try:
-        await principal_of(request, (await services_of(request)).keys)
+        await (await services_of(request)).identity.principal(request)
     except SandkeepError as refused:
         return problem_response(refused)
     found = [_wrong(item) for item in error.errors()[:10]]

@@ -16,12 +16,13 @@ from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import Templates
 from sandkeep.domain.principal import Principal
-from sandkeep.edge.gate.identity import principal_of
+from sandkeep.edge.gate.identity import Identity
 
 
 @dataclass(frozen=True)
 class Services:
     version: str
+    identity: Identity
     keys: Keys
     sandboxes: Sandboxes
     templates: Templates
@@ -44,7 +45,7 @@ Using = Annotated[Services, Depends(services_of)]
 
 
 async def caller(request: Request, services: Using) -> Principal:
-    return await principal_of(request, services.keys)
+    return await services.identity.principal(request)
 
 
 Caller = Annotated[Principal, Depends(caller)]

@@ -6,7 +6,6 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.edge.api.services import Services
-from sandkeep.edge.gate.identity import principal_of
 from sandkeep.edge.gate.passage import pass_through
 from sandkeep.edge.gate.problems import problem_response
 
@@ -24,7 +23,7 @@ class _Passage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         parameters = scope["path_params"]
         try:
-            who = await principal_of(HTTPConnection(scope), self._services.keys)
+            who = await self._services.identity.principal(HTTPConnection(scope))
             await pass_through(
                 scope,
                 receive,

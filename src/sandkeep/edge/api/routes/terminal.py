@@ -14,7 +14,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sandkeep.domain.errors import Conflict, GuestError, InvalidArgument, NotFound, SandkeepError, Unauthenticated
 from sandkeep.domain.names import check_env, check_user
 from sandkeep.edge.api.services import Services
-from sandkeep.edge.gate.identity import principal_of
 from sandkeep.edge.gate.problems import problem
 from sandkeep.lib.connect import END_FLAG, STREAM_TYPE, Deframer, frame
 from sandkeep.lib.together import first_cause
@@ -42,7 +41,7 @@ class _Terminal:
         websocket = self._websocket
         query = websocket.query_params
         try:
-            who = await principal_of(websocket, self._services.keys)
+            who = await self._services.identity.principal(websocket)
             wake = query.get("no_resume", "").lower() not in ("1", "true", "yes")
             start = _start_message(websocket)
             headers = _headers(query.get("user"))
