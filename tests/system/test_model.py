@@ -185,5 +185,6 @@ def test_a_short_walk(client: Client, instance: Instance) -> None:
 
 
 @pytest.mark.long
-def test_long_walks(client: Client, instance: Instance, runtime: str) -> None:
-    check(client, instance, runtime, examples=10, steps=30)
+@pytest.mark.parametrize("walk", range(5))
+def test_long_walks(client: Client, instance: Instance, runtime: str, walk: int) -> None:
+    check(client, instance, runtime, examples=2, steps=30)

@@ -7,13 +7,17 @@ import (
 	"sync"
 )
 
-// maxConnections bounds what processes inside can make the agent hold open.
-const maxConnections = 2048
+// How many are held open. Those that come from processes inside have a number of their own: they never keep the host out.
+const (
+	maxConnections = 2048
+	maxFromInside  = 512
+)
 
 // connections knows every open one, so that stale ones can be closed after a restore.
 type connections struct {
-	mu   sync.Mutex
-	open map[net.Conn]struct{}
+	mu         sync.Mutex
+	open       map[net.Conn]struct{}
+	fromInside int
 }
 
 func newConnections() *connections { return &connections{open: map[net.Conn]struct{}{}} }
@@ -22,8 +26,13 @@ func newConnections() *connections { return &connections{open: map[net.Conn]stru
 func (c *connections) changed(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
+		inside := isFromInside(conn.RemoteAddr(), conn.LocalAddr())
 		c.mu.Lock()
-		full := len(c.open) >= maxConnections
+		full := len(c.open)-c.fromInside >= maxConnections
+		if inside {
+			full = c.fromInside >= maxFromInside
+			c.fromInside++
+		}
 		c.open[conn] = struct{}{}
 		c.mu.Unlock()
 		if full {
@@ -31,9 +40,19 @@ func (c *connections) changed(conn net.Conn, state http.ConnState) {
 		}
 	case http.StateClosed, http.StateHijacked:
 		c.mu.Lock()
+		if _, known := c.open[conn]; known && isFromInside(conn.RemoteAddr(), conn.LocalAddr()) {
+			c.fromInside--
+		}
 		delete(c.open, conn)
 		c.mu.Unlock()
 	}
+}
+
+// isFromInside tells by the addresses: who comes by the network has another one than we have.
+func isFromInside(remote, local net.Addr) bool {
+	from, ok := remote.(*net.TCPAddr)
+	to, known := local.(*net.TCPAddr)
+	return ok && known && (from.IP.IsLoopback() || from.IP.Equal(to.IP))
 }
 
 type connectionKey struct{}
