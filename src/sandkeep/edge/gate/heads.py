@@ -1,16 +1,15 @@
-"""uvicorn's HTTP protocol with a limit on the head of a request: neither many headers nor an endless one fill memory."""
+"""uvicorn's HTTP protocol with a limit on the head of a request: neither many headers nor an endless one fill memory. What
+is no HTTP is refused as every other request is."""
+
+import json
+from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandkeep.domain.errors import InvalidArgument, SandkeepError, TooLarge
+from sandkeep.edge.gate.problems import problem
+
 HEAD_LIMIT = 64 << 10
-_ANSWER = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b"
-)
-_PROBLEM = (
-    b'{"type":"urn:sandkeep:error:too_large","title":"Too large","status":431,"detail":"the head of the request is '
-    b'above 65536 bytes","code":"too_large","hint":"send fewer or shorter headers"}'
-)
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -24,8 +23,23 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
-            self.transport.write(_ANSWER % (len(_PROBLEM), _PROBLEM))
-            self.transport.close()
+            error = TooLarge(
+                f"the head of the request is above {HEAD_LIMIT} bytes", hint="send fewer or shorter headers"
+            )
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn."""
+        self._refuse(HTTPStatus.BAD_REQUEST, InvalidArgument("this is not HTTP", hint="is it TLS, or another program?"))
+
+    def _refuse(self, status: HTTPStatus, error: SandkeepError) -> None:
+        body = json.dumps(problem(error) | {"status": status.value}).encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
