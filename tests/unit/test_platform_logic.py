@@ -60,6 +60,23 @@ async def test_a_create_that_fails_leaves_nothing(local: LocalPlatform, step: st
     await create(local, name="one")  # the name is free again
 
 
+async def test_nobody_waits_for_the_agent_of_a_machine_that_has_ended(
+    local: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(endpoint: Any, deadline: float) -> None:
+        await anyio.lowlevel.checkpoint()
+        kernel = local.kernels[RuntimeKind.GVISOR]
+        local.runtimes[RuntimeKind.GVISOR].die(next(iter(kernel.machines)), "ended: it was out of memory")
+        await anyio.sleep_forever()
+
+    with monkeypatch.context() as patched, anyio.fail_after(10):
+        patched.setattr(local.guest, "wait_ready", never)
+        answer = await local.http.post("/v1/sandboxes", json={})
+    assert answer.status_code == 500
+    assert "did not come up: ended: it was out of memory" in answer.json()["detail"]
+    await nothing_is_left(local)
+
+
 async def test_a_full_pause_and_resume_keep_the_memory(local: LocalPlatform) -> None:
     sandbox = await create(local, persistence="full")
     machine = next(iter(local.kernels[RuntimeKind.GVISOR].machines.values()))

@@ -1,18 +1,21 @@
 """The machine behind a sandbox: boot it on its disk, and end it. Used by every operation that needs one or is rid of one."""
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import anyio
 
 from sandkeep.contracts.guest import GuestInit
 from sandkeep.contracts.network import Attachment
-from sandkeep.domain.errors import SandkeepError
+from sandkeep.contracts.runtime import Runtime
+from sandkeep.domain.errors import Internal, SandkeepError
 from sandkeep.domain.sandbox import ConditionKind, Phase, RuntimeKind
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts, hostname
 from sandkeep.engine.records import Record
 from sandkeep.engine.undo import Undos
+from sandkeep.lib.together import together
 
 
 def next_machine(parts: Parts, record: Record, undos: Undos) -> Record:
@@ -40,13 +43,28 @@ async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Reco
     undos.push("machine", lambda: runtime.kill(plan.id))
     await runtime.boot(plan)
     entry.step("guest.init")
-    await introduce(parts, record)
+    async with while_alive(runtime, plan.id):
+        await introduce(parts, record)
     now = parts.clock.now()
     ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
     if any(condition.kind is ConditionKind.OUT_OF_MEMORY for condition in ready.conditions):
         ready = ready.with_condition(ConditionKind.OUT_OF_MEMORY, False, "another machine was started", now)
     ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
     return replace(ready, phase=Phase.RUNNING, hold=None, exited=0)
+
+
+@asynccontextmanager
+async def while_alive(runtime: Runtime, machine_id: str) -> AsyncIterator[None]:
+    """The body waits for the agent of this machine: it does not wait until its deadline for one that has ended. Raises
+    Internal then."""
+
+    async def watch() -> None:
+        raise Internal(f"the machine did not come up: {await runtime.wait_exit(machine_id)}")
+
+    async with together() as side:
+        side.start_soon(watch)
+        yield
+        side.cancel_scope.cancel()
 
 
 async def introduce(parts: Parts, record: Record) -> None:
