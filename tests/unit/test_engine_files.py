@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import anyio
 import pytest
 
 from sandkeep.domain.errors import NoCapacity
@@ -14,24 +13,9 @@ from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Generation, Record, Records
 from sandkeep.engine.slots import REST, Slots
+from support.clock import StillClock
 
 pytestmark = pytest.mark.anyio
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(0)
 
 
 def journal(folder: Path) -> Journal:
@@ -126,13 +110,13 @@ def test_old_outcomes_are_forgotten(tmp_path: Path) -> None:
 
 
 async def test_facts_survive_a_restart_until_they_are_acknowledged(tmp_path: Path) -> None:
-    feed = Feed(tmp_path / "feed", Clock())
+    feed = Feed(tmp_path / "feed", StillClock())
     feed.open()
     first, second = (feed.tell(FactKind.MACHINE_EXITED, f"sbx_{n}", 1, reason="x") for n in range(2))
     feed.acknowledge(first.seq)
     with open(tmp_path / "feed", "ab") as file:
         file.write(b'{"seq": 3, "at": 1')  # torn by a crash
-    again = Feed(tmp_path / "feed", Clock())
+    again = Feed(tmp_path / "feed", StillClock())
     again.open()
     seen = []
     async for fact in again.watch(0):
@@ -143,7 +127,7 @@ async def test_facts_survive_a_restart_until_they_are_acknowledged(tmp_path: Pat
 
 
 def test_a_slot_rests_before_it_is_used_again(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = StillClock()
     slots = Slots(tmp_path / "slots.json", 2, clock)
     slots.open(set())
     first, second = slots.lease(), slots.lease()
@@ -162,7 +146,7 @@ def test_a_slot_rests_before_it_is_used_again(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_jumped_back_keeps_no_slot_for_ever(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = StillClock()
     slots = Slots(tmp_path / "slots.json", 1, clock)
     slots.open(set())
     slots.release(slots.lease())
@@ -172,7 +156,7 @@ def test_a_clock_that_jumped_back_keeps_no_slot_for_ever(tmp_path: Path) -> None
 
 def test_slots_without_a_readable_file_go_on_behind_the_used_ones(tmp_path: Path) -> None:
     (tmp_path / "slots.json").write_text(json.dumps({"next": "x"}))
-    slots = Slots(tmp_path / "slots.json", 10, Clock())
+    slots = Slots(tmp_path / "slots.json", 10, StillClock())
     slots.open({3})
     assert slots.lease() == 4
 

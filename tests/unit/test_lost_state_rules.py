@@ -20,30 +20,17 @@ from sandkeep.domain.node import Observed, SandboxOnNode
 from sandkeep.domain.sandbox import Lifetime, Limits, Phase, RuntimeKind, Sandbox, Spec, Status
 from sandkeep.engine.deletions import KEPT, Deletions
 from sandkeep.testing.platform import LocalPlatform, platform
+from support.clock import StillClock
 
 pytestmark = pytest.mark.anyio
 IDS = [new_id(IdKind.SANDBOX) for _ in range(3)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(0)
 
 
 # -- the memory of deletions
 
 
 def test_deletions_are_remembered_for_ninety_days(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = StillClock()
     deletions = Deletions(tmp_path / "deleted.log", clock)
     deletions.open()
     deletions.add(IDS[0])
@@ -61,13 +48,13 @@ def test_deletions_are_remembered_for_ninety_days(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", range(1, 30))
 def test_a_torn_end_is_dropped_and_what_comes_after_it_counts(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "deleted.log"
-    deletions = Deletions(path, Clock())
+    deletions = Deletions(path, StillClock())
     deletions.open()
     deletions.add(IDS[0])
     deletions.add(IDS[1])
     deletions.close()
     path.write_bytes(path.read_bytes()[:-cut])
-    again = Deletions(path, Clock())
+    again = Deletions(path, StillClock())
     assert set(again.among(IDS)) == {IDS[0]}
     again.open()
     again.add(IDS[2])
