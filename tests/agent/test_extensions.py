@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import socket
 import struct
 import tarfile
 import threading
@@ -295,6 +296,25 @@ def test_a_tree_that_is_cut_leaves_no_half_file(agent):
             out.addfile(member, io.BytesIO(b"x" * member.size))
     assert agent.call("PUT", "/tree?path=cut", whole.getvalue()[:400_000])[0] == 400
     assert base64.b64decode(agent.exec("ls cut")["stdout"]) == b"first\n"
+
+
+def test_an_upload_that_breaks_off_leaves_what_was_there(agent):
+    for size in (1000, 300_000):
+        agent.exec("echo precious > kept; chmod 600 kept; ln -sf kept link")
+        for path in ("kept", "link"):
+            with socket.create_connection(("127.0.0.1", agent.port), 10) as raw:
+                raw.sendall(
+                    f"POST /files?path={path} HTTP/1.1\r\nHost: x\r\nX-Access-Token: {TOKEN}\r\n"
+                    "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    f"{size:x}\r\n".encode()
+                    + b"x" * size
+                    + b"\r\n"
+                )
+            agent.exec("until [ $(ls -A | grep -c part) = 0 ]; do sleep 0.1; done")
+            assert base64.b64decode(agent.exec("cat kept; ls -A | grep part")["stdout"]) == b"precious\n"
+        assert agent.call("POST", "/files?path=link", b"y" * size)[0] == 200
+        seen = base64.b64decode(agent.exec("wc -c < kept; stat -c '%a %U' kept; readlink link")["stdout"]).decode()
+        assert seen.split() == [str(size), "600", "user", "kept"]
 
 
 def test_who_is_left_behind_does_not_hold_the_answer(agent):

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"archive/tar"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -221,17 +222,22 @@ func (u *unpacker) hardLink(name string, header *tar.Header) error {
 }
 
 func (u *unpacker) file(name string, header *tar.Header, content io.Reader) error {
-	if err := u.vacate(name); err != nil {
+	if name == "." {
+		return fmt.Errorf("%w: the root is a directory", ErrArchive)
+	}
+	if err := u.parents(name); err != nil {
 		return err
 	}
-	// O_EXCL: a file of our own making, never something that was put there meanwhile.
-	file, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	// Beside what is there, which stays if the stream breaks off or the disk is full. O_EXCL: a file of our own making,
+	// never something that was put there meanwhile.
+	part := path.Join(path.Dir(name), ".sandkeep-"+rand.Text()+".part")
+	file, err := u.root.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return err
 	}
+	defer u.root.Remove(part)
 	defer file.Close()
 	if err := u.fill(file, content, header.Size); err != nil {
-		_ = u.root.Remove(name) // half a file under its own name would pass for a whole one
 		return err
 	}
 	uid, gid := u.owner(header)
@@ -247,5 +253,13 @@ func (u *unpacker) file(name string, header *tar.Header, content io.Reader) erro
 	}
 	u.counted.Files++
 	u.counted.Bytes += header.Size
-	return u.root.Chtimes(name, time.Time{}, header.ModTime)
+	if err := u.root.Chtimes(part, time.Time{}, header.ModTime); err != nil {
+		return err
+	}
+	if info, err := u.root.Lstat(name); err == nil && info.IsDir() {
+		if err := u.vacate(name); err != nil {
+			return err
+		}
+	}
+	return u.root.Rename(part, name)
 }

@@ -110,12 +110,19 @@ async def pause_to_disk(parts: Parts, record: Record, entry: Entry) -> Record:
         error.details["connections_reset"] = reset
         raise
     except (SandkeepError, OSError) as error:
-        hint = "it is as it was" + ("; its outside connections were reset" if reset else "")
-        raise PauseFailed(f"the pause failed: {error}", hint=hint, connections_reset=reset) from error
+        why, hint = str(error), "it is as it was" + ("; its outside connections were reset" if reset else "")
+        if not await _lives(runtime, record.machine):
+            why = f"its machine {await runtime.wait_exit(record.machine)}"
+            hint = "the disk is kept; what is done now its rule for failures says: sandkeep why NAME"
+        raise PauseFailed(f"the pause failed: {why}", hint=hint, connections_reset=reset) from error
     kept = Generation(generation, parts.clock.now(), checksums, image.requires)
     saved = record.with_condition(ConditionKind.MEMORY_SAVABLE, True, "the memory was saved", parts.clock.now())
     saved = saved.without_condition(ConditionKind.MEMORY_LOST)
     return replace(saved, phase=Phase.PAUSED, hold=Hold.DISK, generation=kept, reason="paused to disk")
+
+
+async def _lives(runtime: Runtime, machine_id: str) -> bool:
+    return any(one.id == machine_id and one.pids for one in await runtime.machines())
 
 
 async def _probe(parts: Parts, runtime: Runtime, attachment: Attachment, machine_id: str) -> None:

@@ -102,7 +102,11 @@ def start_message(
     process = given(cmd=argv[0], args=argv[1:], envs=dict(env) if env else None, cwd=cwd)
     message: dict[str, Any] = {"process": process, "tag": tag, "stdin": stdin, "detached": True, "offset": 0}
     if timeout is not None:
-        message["timeoutMs"] = max(1, round(seconds(timeout) * 1000))
+        message["timeoutMs"] = round(seconds(timeout) * 1000)
+        if message["timeoutMs"] <= 0:
+            raise InvalidArgument(
+                f"timeout {timeout} is not above 0", hint="leave it out for no limit", field="timeout"
+            )
     if pty is not None:
         message["pty"] = pty_size(*pty)
     return message

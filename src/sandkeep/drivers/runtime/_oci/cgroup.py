@@ -101,20 +101,25 @@ class Group:
 
     def apply(self, limits: GroupLimits) -> None:
         """Raises Conflict when the machine uses more memory than it would have."""
-        cpu, memory, pids = (self.folder(name) for name in ("cpu", "memory", "pids"))
+        cpu, pids = self.folder("cpu"), self.folder("pids")
         if self._version("cpu") == 2:
             write(cpu / "cpu.max", f"{limits.quota} {CPU_PERIOD}")
         else:
             write(cpu / "cpu.cfs_period_us", CPU_PERIOD)
             write(cpu / "cpu.cfs_quota_us", limits.quota)
+        self.set_memory(limits.memory)
+        write(pids / "pids.max", limits.pids)
+
+    def set_memory(self, limit: int) -> None:
+        """Raises Conflict when it uses more."""
+        memory = self.folder("memory")
         if self._version("memory") == 2:
-            self._refuse_below_usage(number(memory / "memory.current"), limits.memory)
-            write(memory / "memory.max", limits.memory)
+            self._refuse_below_usage(number(memory / "memory.current"), limit)
+            write(memory / "memory.max", limit)
             if (memory / "memory.swap.max").exists():
                 write(memory / "memory.swap.max", 0)
         else:
-            self._set_memory_1(memory, limits.memory)
-        write(pids / "pids.max", limits.pids)
+            self._set_memory_1(memory, limit)
 
     @staticmethod
     def _refuse_below_usage(usage: int, limit: int) -> None:

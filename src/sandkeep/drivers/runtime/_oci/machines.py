@@ -119,12 +119,12 @@ class Machines:
 
     async def wait_exit(self, machine_id: str) -> str:
         pids = self.pids(machine_id)
-        if not pids:
+        group = self.group(machine_id)
+        if not pids and not group.exists:
             return "there is no such machine"
-        status = await exits.wait(pids[0])
+        status = await exits.wait(pids[0]) if pids else None
         panic = self.folders.panic(machine_id)
         text = panic.read_text(errors="replace")[:1000] if panic.exists() else ""
-        group = self.group(machine_id)
         return exits.describe(status, group.oom_kills(), text, crowded=group.refused_processes() > 0)
 
     async def set_limits(self, machine_id: str, limits: GroupLimits) -> None:

@@ -12,6 +12,7 @@ from anyio.to_thread import run_sync
 from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage, MemorySigns
 from sandkeep.domain.capability import RuntimeCapabilities
 from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError, Unsupported
+from sandkeep.domain.quantities import MIB
 from sandkeep.domain.sandbox import Hold, Limits, Persistence, RuntimeKind
 from sandkeep.drivers.runtime._oci.cgroup import Groups
 from sandkeep.drivers.runtime._oci.config import config
@@ -28,6 +29,7 @@ _PAUSED = "paused"
 would end the sandbox, and a restarted runner cannot ask."""
 
 
+_SAVING = 512 * MIB
 _SETTLE = 0.005
 """Seconds that a stopped guest's network stack, which is not stopped, gets for the answers to what was sent last: it
 cannot save a connection that waits for one."""
@@ -170,7 +172,8 @@ class GvisorRuntime:
 
     async def _checkpoint(self, machine_id: str, folder: Path | None) -> None:
         try:
-            await control.checkpoint(self._socket(machine_id), folder, timeout=_SAVE_TIMEOUT)
+            async with self._room_to_save(machine_id):
+                await control.checkpoint(self._socket(machine_id), folder, timeout=_SAVE_TIMEOUT)
         except control.CallFailedError as error:
             sentence, hint = reasons.explain(str(error))
             files = await run_sync(reasons.deleted_files, self._machines.require(machine_id)[0])
@@ -183,6 +186,22 @@ class GvisorRuntime:
                 gvisor=str(error).partition("\n")[0][:300],
                 connecting=reasons.connecting(str(error)),
             ) from error
+
+    @contextlib.asynccontextmanager
+    async def _room_to_save(self, machine_id: str) -> AsyncIterator[None]:
+        """What gVisor's kernel needs to describe its guest, which stands still meanwhile, does not count against the
+        guest's memory: 500 processes in 512 MiB took 500 MiB of it. A runner that dies here leaves the limit as it is."""
+        group = self._machines.group(machine_id)
+        limit = (await run_sync(group.limits)).memory
+        await run_sync(group.set_memory, limit + limit // 2 + _SAVING)
+        try:
+            yield
+        finally:
+            with (
+                anyio.CancelScope(shield=True),
+                contextlib.suppress(OSError, SandkeepError),
+            ):  # it may use more, or be gone
+                await run_sync(group.set_memory, limit)
 
     async def save(self, machine_id: str, folder: Path) -> MemoryImage:
         self._savable(machine_id)
@@ -285,12 +304,15 @@ def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabi
         "set_user_id": "programs gain no privileges by their set-user-ID bit; sudo works, through the agent, for accounts with "
         "NOPASSWD: ALL",
         "own_cpus": "nproc inside shows the processors of the sandbox's limit, but never less than two of the host's",
+        "live_memory": "a running guest keeps the size of memory that it was booted with: more of it is there from the next "
+        "start, or resume from disk; less is enforced at once",
         "own_df": "df inside shows the whole pool; the sandbox's own limit is met as a quota error, and stats shows it",
         "pids": "the pids limit protects the host; reaching it ends the sandbox (its disk survives)",
     }
     if found.version < _XATTRS_SINCE:
         unsupported["xattrs"] = (
-            "this gVisor has extended attributes on tmpfs only: on the disk they are refused (EOPNOTSUPP)"
+            "this gVisor has extended attributes on tmpfs only: on the disk they are refused (EOPNOTSUPP), "
+            "those of symlinks with EBADF, which `ls -l` complains of"
         )
     unsupported["hard_link_attributes"] = (
         "owner, mode and times that a file is given under one of its names show under the others after a restart"
