@@ -126,6 +126,25 @@ def test_many_processes_in_little_memory_are_saved(client: Client) -> None:
     assert int(before) > 500
 
 
+def test_a_command_that_a_pause_cuts_off_is_told_so(client: Client) -> None:
+    sandbox = full(client)
+    told: list[SandkeepError] = []
+
+    def run() -> None:
+        try:
+            sandbox.exec("touch begun; sleep 30")
+        except SandkeepError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: sandbox.exec("ls begun").exit_code == 0)
+    sandbox.pause()
+    thread.join(20)
+    assert "the sandbox is pausing" in str(told[0])
+    assert "start_process" in (told[0].hint or "")
+
+
 def test_a_setting_that_was_taken_back_is_not_followed(client: Client) -> None:
     sandbox = full(client, pause_or_disk=True)
     hold_open_file(sandbox)

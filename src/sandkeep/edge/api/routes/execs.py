@@ -5,6 +5,7 @@ from fastapi.responses import Response
 
 from sandkeep.contracts.guest import ExecResult
 from sandkeep.domain.errors import GuestUnreachable
+from sandkeep.domain.sandbox import Phase
 from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Services, Using
 from sandkeep.wire.sandboxes import ExecAnswer, ExecRequest
@@ -27,7 +28,19 @@ async def _run(use: Services, project_id: str, ref: str, asked: ExecRequest) -> 
     except GuestUnreachable as error:
         await use.sandboxes.unreachable(reached)
         if not error.message.startswith("the agent at"):
-            raise  # it may have run: the caller decides whether to run it again
+            raise await _explained(use, reached.id, error) from error
         reached = await use.sandboxes.reach(project_id, ref, wake=not asked.no_resume)
         done = await use.guest.exec(reached.endpoint, request)
     return done
+
+
+async def _explained(use: Services, sandbox_id: str, error: GuestUnreachable) -> GuestUnreachable:
+    """It may have run: the caller decides whether to run it again."""
+    sandbox = await use.sandboxes.by_id(sandbox_id)
+    if sandbox is None or sandbox.status.phase is Phase.RUNNING:
+        return error
+    return GuestUnreachable(
+        f"{error.message}: the sandbox is {sandbox.status.phase}",
+        hint="what the command did is kept, and it goes on after a resume; one that is started (start_process, "
+        "sandkeep exec) can be followed over a pause",
+    )
