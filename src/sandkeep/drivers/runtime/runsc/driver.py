@@ -306,6 +306,8 @@ def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabi
         "own_cpus": "nproc inside shows the processors of the sandbox's limit, but never less than two of the host's",
         "live_memory": "a running guest keeps the size of memory that it was booted with: more of it is there from the next "
         "start, or resume from disk; less is enforced at once",
+        "stopped_groups": "a command that stops one of its children gets SIGHUP when another of them ends; a shell with job "
+        "control (set -m) does not",
         "own_df": "df inside shows the whole pool; the sandbox's own limit is met as a quota error, and stats shows it",
         "pids": "the pids limit protects the host; reaching it ends the sandbox (its disk survives)",
     }
