@@ -8,6 +8,9 @@ import sys
 from typing import Any, Final
 
 EVENTS: Final[dict[str, str]] = {
+    "agent.removed": "No sandbox needs this agent any more; its folder was removed.",
+    "build.kept": "A copy of the runtime that saved a memory image was put aside: only it restores the image.",
+    "build.removed": "No memory image needs this build of a runtime any more; its copy was removed.",
     "clock.distrusted": "The wall clock was set ahead, or the server was frozen: lifetimes are not ended by it.",
     "daemon.started": "The server or the runner serves.",
     "daemon.stopping": "It was told to stop.",
