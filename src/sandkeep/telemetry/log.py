@@ -36,6 +36,7 @@ EVENTS: Final[dict[str, str]] = {
     "resolver.exited": "The guests' resolver ended; it is started again.",
     "runner.connected": "The server reached the runner.",
     "runner.lost": "The server lost the runner; it tries again.",
+    "server.refused": "A server and this runner have no version of their protocol in common.",
     "task.failed": "A task in the background failed; it is repeated.",
     "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
 }
