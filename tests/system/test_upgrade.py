@@ -164,12 +164,14 @@ def test_what_runs_and_what_is_paused_goes_on_under_a_newer_version(
         # A second pause under the new version still is one of the old gVisor; so is that of what never slept.
         for sandbox in (paused, running["gvisor"]):
             sandbox.pause()
+        assert _installed(instance) == ({old.agent, new.agent}, {old_build})
         instance.kill("runner")
         instance.run("up")
         for sandbox in (paused, running["gvisor"]):
             sandbox.resume()
             assert ask(sandbox)["pid"] == before[sandbox.id]["pid"]
             assert (_agent(sandbox), _build(sandbox)) == (old.agent, old_build)
+        assert _installed(instance) == ({old.agent, new.agent}, {old_build})
 
         # What is made or started now has what is new.
         fresh = _create(client)
@@ -180,16 +182,10 @@ def test_what_runs_and_what_is_paused_goes_on_under_a_newer_version(
         start_witness(fresh)
         told = ask(fresh)["pid"]
         fresh.pause()
-        assert _installed(instance) == ({old.agent, new.agent}, {old_build, new_build})
 
-        # What nobody needs any more goes when the runner starts; a generation needs its own.
-        for sandbox in (running["runc"], held):
+        # What nobody needs any more goes when the runner starts.
+        for sandbox in (running["runc"], held, paused):
             sandbox.delete()
-        paused.pause()
-        instance.kill("runner")
-        instance.run("up")
-        assert _installed(instance) == ({old.agent, new.agent}, {old_build, new_build})
-        paused.delete()
         instance.kill("runner")
         instance.run("up")
         until(lambda: _installed(instance) == ({new.agent}, {new_build}))

@@ -13,6 +13,7 @@ import pytest
 from sandkeep.app.daemon import listener
 from sandkeep.contracts import protocol
 from sandkeep.contracts.protocol import Spoken
+from sandkeep.contracts.runner import NodeInfo
 from sandkeep.contracts.runtime import MemoryImage
 from sandkeep.domain.errors import Conflict, Unavailable, Unsupported
 from sandkeep.domain.ids import IdKind, new_id
@@ -271,3 +272,28 @@ async def test_a_server_and_a_runner_that_do_not_fit_say_so_at_both_ends(
         assert logged == [f"server.refused: {refused.value.message}"]
         assert (await node.local.node.show(node.id)) is not None
         server.should_exit = server.force_exit = True
+
+
+class _Newer:
+    """The runner of a version that speaks nothing of this server's."""
+
+    async def handshake(self) -> NodeInfo:
+        protocol.check(Spoken(1, 1, "0.1.0"), Spoken(8, 9, "0.9.0"))
+        raise AssertionError
+
+
+@pytest.mark.anyio
+async def test_a_server_waits_for_a_runner_that_fits_and_says_why(node: Node) -> None:
+    local = node.local
+    await local.kill_node()
+    local.runner.node = _Newer()  # type: ignore[assignment]
+    with anyio.fail_after(10):
+        while (answer := await local.http.get("/readyz")).status_code == 200 or "speaks" not in answer.text:
+            await anyio.sleep(0.01)
+    assert answer.status_code == 503
+    assert "server 0.1.0 speaks version 1 of the runner's protocol, runner 0.9.0 speaks 8 to 9" in answer.text
+    await local.start_node()
+    with anyio.fail_after(10):
+        while (await local.http.get("/readyz")).status_code != 200:
+            await anyio.sleep(0.01)
+    assert node.record.phase is Phase.RUNNING

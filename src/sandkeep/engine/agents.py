@@ -5,19 +5,22 @@ saved with: so a record names the agent of its machine or generation, and that o
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from anyio.to_thread import run_sync
 
-from sandkeep.domain.errors import Unsupported
+from sandkeep.domain.errors import SandkeepError, Unsupported
+from sandkeep.domain.sandbox import Phase
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
 from sandkeep.telemetry.log import log
 
 
 def needs_agent(record: Record) -> bool:
-    return record.machine is not None or record.generation is not None
+    """Not one that is being deleted: recovery has ended its machine, and nobody resumes it."""
+    return record.phase is not Phase.DELETED and (record.machine is not None or record.generation is not None)
 
 
 def check_kept(parts: Parts, record: Record) -> None:
@@ -40,7 +43,8 @@ def name_agents(parts: Parts, mounted: dict[str, str]) -> None:
         if not agent and record.generation:
             agent = _installed_at(parts.settings.agent_folder, record.generation.created_at)
         if agent:
-            parts.records.save(replace(record, agent=agent))
+            with suppress(SandkeepError):  # a full disk holds up no start; without a name, nothing is removed
+                parts.records.save(replace(record, agent=agent))
 
 
 def _installed_at(current: Path, moment: float) -> str:
@@ -52,10 +56,17 @@ def _installed_at(current: Path, moment: float) -> str:
 async def sweep(parts: Parts) -> None:
     """Remove what no record needs: agents, and the runtimes' builds. While there are records that cannot be read, nobody
     knows what they need, and all stays."""
-    records = parts.records.sandboxes.values()
-    if parts.records.unreadable or any(needs_agent(record) and not record.agent for record in records):
+    records = [record for record in parts.records.sandboxes.values() if needs_agent(record)]
+    if parts.records.unreadable or not all(record.agent for record in records):
         return
-    needed = {record.agent for record in records if needs_agent(record)}
+    try:
+        await _remove_unneeded(parts, records)
+    except OSError as error:
+        log("task.failed", "error", task="agents.sweep", error=repr(error))
+
+
+async def _remove_unneeded(parts: Parts, records: list[Record]) -> None:
+    needed = {record.agent for record in records}
     for kind, runtime in parts.runtimes.items():
         if runtime.capabilities.available:
             images = [r.generation.requires for r in records if r.generation and r.spec.runtime is kind]

@@ -12,6 +12,7 @@ from typing import Any
 
 from sandkeep.domain.errors import Conflict
 from sandkeep.lib.files import write_json_durably
+from sandkeep.telemetry.log import log
 
 FORMAT = 1
 _NAME = "format"
@@ -30,12 +31,16 @@ def refuse_newer(folder: Path, version: str) -> None:
 
 
 def mark(folder: Path, version: str) -> None:
-    """Durable; idempotent. Raises Conflict as above."""
+    """Durable; idempotent. Raises Conflict as above. A disk that takes nothing now holds up no start: the next one marks it."""
     refuse_newer(folder, version)
     ours = {"format": FORMAT, "version": version}
-    if _mark(folder) != ours:
+    if _mark(folder) == ours:
+        return
+    try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json_durably(folder / _NAME, ours)
+    except OSError as error:
+        log("task.failed", "error", task="node.mark", error=repr(error))
 
 
 def _mark(folder: Path) -> dict[str, Any]:
