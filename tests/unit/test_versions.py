@@ -197,6 +197,7 @@ async def test_a_machine_keeps_its_agent_until_it_boots_anew(node: Node) -> None
     await node.upgrade("newer")
     assert (node.mounted, node.record.agent, node.installed) == ("fake", "fake", {"fake", "newer"})
     await local.node.pause(node.operation(), node.id, Hold.DISK, False)
+    (local.folder / "agents" / "half removed").mkdir()
     await node.upgrade("newest")  # what nobody was booted with goes
     assert node.installed == {"fake", "newest"}
     await local.node.resume(node.operation(), node.id)

@@ -72,7 +72,7 @@ async def _remove_unneeded(parts: Parts, records: list[Record]) -> None:
             images = [r.generation.requires for r in records if r.generation and r.spec.runtime is kind]
             await runtime.keep_builds(images)
     current = parts.settings.agent_folder
-    for path in sorted(current.parent.glob("*/agent")):
-        if path.parent.name not in {*needed, current.name}:
-            log("agent.removed", agent=path.parent.name)
-            await run_sync(shutil.rmtree, path.parent)
+    for path in sorted(current.parent.glob("*")):  # also one that was half removed
+        if path.name not in {*needed, current.name}:
+            log("agent.removed", agent=path.name)
+            await run_sync(shutil.rmtree, path)
