@@ -10,7 +10,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from sandkeep.app import inspection
 from sandkeep.app.daemon import listener
+from sandkeep.app.settings import Settings
 from sandkeep.contracts import protocol
 from sandkeep.contracts.protocol import Spoken
 from sandkeep.contracts.runner import NodeInfo
@@ -101,6 +103,18 @@ def test_data_of_a_newer_version_is_refused_and_left_alone(
     assert json.loads(path.read_text()) == {"format": writer.FORMAT, "version": "0.1.0"}
     with pytest.raises(Conflict, match=r"newer than this 0\.0\.9"):
         writer.mark(tmp_path, "0.0.9")
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_nothing_of_a_newer_version_is_repaired(tmp_path: Path) -> None:
+    settings = Settings(instance="versions", data_folder=tmp_path / "data", run_folder=tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    writer.mark(settings.node_folder, "99.0")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(Conflict, match=r"written by Sandkeep 99\.0"):
+        await inspection.repair(settings)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def _gvisor(tmp_path: Path, content: bytes) -> driver.GvisorRuntime:
