@@ -41,5 +41,6 @@ else
     printf '%s\n' "$stamp" > "$home/installed"
     say "installed into $home"
 fi
-ln -sfn "$home" /opt/sandkeep/current
+ln -sfn "$home" /opt/sandkeep/.current.new
+mv -fT /opt/sandkeep/.current.new /opt/sandkeep/current  # at once: there is never none
 ln -sf /opt/sandkeep/current/bin/sandkeep /usr/local/bin/sandkeep

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from tests.agent.agent_process import Agent
 
 from sandkeep.app.agents import shipped_agent
-from sandkeep.contracts.guest import ExecRequest, Guest, GuestInit
-from sandkeep.domain.errors import GuestUnreachable, InvalidArgument
+from sandkeep.contracts.guest import AGENT_PROTOCOLS, ExecRequest, Guest, GuestInit
+from sandkeep.domain.errors import GuestError, GuestUnreachable, InvalidArgument
 from sandkeep.domain.node import Endpoint
 from sandkeep.drivers.fake.guest import FakeGuest
 from sandkeep.drivers.guest.agent import AgentGuest
@@ -121,6 +122,44 @@ async def test_the_credential_is_needed(case: Case) -> None:
     async with AgentGuest().request(stranger, "GET", "/envs", [], None) as answer:
         assert answer.status == 401
         assert b"hello" not in b"".join([chunk async for chunk in answer.body])
+
+
+@pytest.mark.parametrize(
+    ("said", "known"), [(None, True), (b"1", True), (b"2", False), (b"0", False), (b"", False), (b"9" * 5000, False)]
+)
+async def test_an_agent_of_another_protocol_is_asked_for_nothing_more(said: bytes | None, known: bool) -> None:
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            header = b"" if said is None else b"Sandkeep-Agent-Protocol: " + said + b"\r\n"
+            await stream.send(b"HTTP/1.1 204 No Content\r\n" + header + b"\r\n")
+
+    guest = AgentGuest()
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        port = listener.extra(SocketAttribute.local_port)
+        endpoint = Endpoint("tcp", "127.0.0.1", port, TOKEN)
+        if known:
+            await guest.wait_ready(endpoint, 10)
+            await guest.init(endpoint, VALUES)
+        else:
+            with anyio.fail_after(10), pytest.raises(GuestError, match="of its protocol"):
+                await guest.wait_ready(endpoint, 30)
+            with pytest.raises(GuestError, match="of its protocol") as refused:
+                await guest.init(endpoint, VALUES)
+            assert "stop it and start it" in (refused.value.hint or "")
+        await guest.hang_up("127.0.0.1")
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_agent_tells_its_protocol(case: Case) -> None:
+    if not isinstance(case.guest, AgentGuest):
+        return
+    async with case.guest.request(case.endpoint, "GET", "/health", [], None) as answer:
+        said = next(value for name, value in answer.headers if name.lower() == b"sandkeep-agent-protocol")
+        assert int(said) in AGENT_PROTOCOLS
+        assert not [chunk async for chunk in answer.body]
 
 
 def _now() -> float:

@@ -43,6 +43,8 @@ class Instance:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.root = root
+        self.python = sys.executable
+        """Of the version that `run` takes."""
         self.env = {
             **os.environ,
             "SANDKEEP_INSTANCE": name,
@@ -96,7 +98,7 @@ class Instance:
     ) -> subprocess.CompletedProcess[str]:
         """`sandkeep ARGUMENTS`."""
         done = subprocess.run(
-            [sys.executable, "-m", "sandkeep.cli.main", *arguments],
+            [self.python, "-m", "sandkeep.cli.main", *arguments],
             env={**self.env, **options.pop("env", {})},
             capture_output=True,
             text=True,

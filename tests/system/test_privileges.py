@@ -25,6 +25,10 @@ OPEN_TO_OTHERS = {
     "data": (0o711, "the server passes through to its database"),
     "data/agents/*": (0o755, "every user of a machine sees the agent's folder"),
     "data/agents/*/agent": (0o555, "and the program, which is no secret"),
+    "data/builds/*/runsc": (
+        0o755,
+        "as the installed one, since gVisor starts itself again as whom it likes; the folder is root's",
+    ),
     "run": (0o711, "the server passes through to its own folder and to the runner's socket"),
     "run/runner.sock": (0o660, "the server's group, which has no member but its user, asks the runner"),
     "run/netns/*": (0o444, "a namespace, whose mode the kernel gives; the folder is root's"),

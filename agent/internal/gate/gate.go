@@ -14,6 +14,13 @@ import (
 // TokenHeader carries the access token.
 const TokenHeader = "X-Access-Token"
 
+// Protocol is the version of our extensions that this agent speaks; every answer says so, in ProtocolHeader. It is raised
+// when a host that knows the new one alone could not work with the old one.
+const (
+	ProtocolHeader = "Sandkeep-Agent-Protocol"
+	Protocol       = "1"
+)
+
 const minToken = 16
 
 // Refusal is what everybody without a token hears.
@@ -53,6 +60,7 @@ func (g *Gate) Matches(offered string) bool {
 func (g *Gate) Guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		allowCrossOrigin(w.Header())
+		w.Header().Set(ProtocolHeader, Protocol)
 		if r.Method == http.MethodOptions {
 			// A wildcard does not cover Authorization, so browsers are told what they asked for.
 			if asked := r.Header.Get("Access-Control-Request-Headers"); asked != "" {

@@ -32,7 +32,11 @@ func TestGate(t *testing.T) {
 		{"GET", "/files?path=x", "", 401}, {"OPTIONS", "/files", "", 204}, {"POST", "/health", "", 401},
 	}
 	for _, c := range before {
-		if got := ask(g, c.method, c.path, c.token).Code; got != c.want {
+		answer := ask(g, c.method, c.path, c.token)
+		if said := answer.Header().Get(ProtocolHeader); said != Protocol {
+			t.Errorf("%+v says protocol %q", c, said)
+		}
+		if got := answer.Code; got != c.want {
 			t.Errorf("before init: %+v got %d", c, got)
 		}
 	}

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from sandkeep import __version__
 from sandkeep.app import wiring
 from sandkeep.app.daemon import holder, only_one
 from sandkeep.app.server import acting_as, database_of
@@ -12,7 +13,7 @@ from sandkeep.control.keys import DEFAULT_PROJECT
 from sandkeep.domain.errors import Conflict, Unavailable
 from sandkeep.domain.sandbox import TRANSITIONAL, Phase, Sandbox
 from sandkeep.drivers.runner.remote import remote_runner
-from sandkeep.engine import fsck
+from sandkeep.engine import fsck, writer
 from sandkeep.engine.records import Record, Records
 from sandkeep.engine.repair import Step
 from sandkeep.engine.repair import plan as plan_of
@@ -45,10 +46,12 @@ async def plan(settings: Settings) -> list[Step]:
 
 
 async def repair(settings: Settings) -> None:
-    """By the runner, or in its place while there is none: nobody else starts it meanwhile."""
+    """By the runner, or in its place while there is none: nobody else starts it meanwhile. Raises Conflict for data of a
+    newer version."""
     require_root()
+    writer.refuse_newer(settings.node_folder, __version__)
     if holder(settings.run_folder, "runner"):
-        async with remote_runner(str(settings.runner_socket)) as runner:
+        async with remote_runner(str(settings.runner_socket), __version__) as runner:
             await runner.repair()
         return
     try:

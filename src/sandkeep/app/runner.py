@@ -20,6 +20,7 @@ from sandkeep.drivers.network.host import insert_accept_rule
 from sandkeep.drivers.network.nftables import open_nft
 from sandkeep.drivers.network.resolver_keeper import ResolverKeeper, ResolverSettings
 from sandkeep.edge.runner.app import runner_app
+from sandkeep.engine import writer
 from sandkeep.engine.supervisor import Supervisor
 from sandkeep.lib import process
 from sandkeep.telemetry import log as logs
@@ -31,13 +32,14 @@ async def run_runner(settings: Settings) -> None:
     settings.run_folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     with only_one(settings.run_folder, "runner"):
         process.adopt_orphans()
+        writer.mark(settings.node_folder, __version__)
         install_agent(settings.agents_folder)
         # A reboot takes both away, as does a reload of the host's own firewall.
         changes.enable_forwarding(settings, lambda line: logs.log("network.repaired", what=line))
         await run_sync(insert_accept_rule, open_nft(), network_settings(settings))
         supervisor = Supervisor(make_parts(settings), __version__)
         listening = _listen(settings)
-        server = listener(runner_app(supervisor))
+        server = listener(runner_app(supervisor, __version__))
         async with until_signalled("runner"), anyio.create_task_group() as tasks:
             await tasks.start(_supervise, supervisor)
             tasks.start_soon(_keep_resolver, settings)

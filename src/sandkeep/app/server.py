@@ -60,7 +60,7 @@ async def run_server(settings: Settings) -> None:
         database = database_of(settings)
         try:
             await _open(database)
-            async with remote_runner(str(settings.runner_socket)) as runner:
+            async with remote_runner(str(settings.runner_socket), __version__) as runner:
                 grants = settings.run_folder / "server" / "grants"
                 allowance = Allowance(settings.max_sandboxes, settings.max_requests)
                 kept = Kept(settings.events_keep_days, settings.events_keep_count)

@@ -123,6 +123,10 @@ class Settings(BaseModel):
         return self.data_folder / "agents"
 
     @property
+    def builds_folder(self) -> Path:
+        return self.data_folder / "builds"
+
+    @property
     def runner_socket(self) -> Path:
         return self.run_folder / "runner.sock"
 

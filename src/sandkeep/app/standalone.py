@@ -14,12 +14,14 @@ from pathlib import Path
 import anyio
 import httpx2
 
+from sandkeep import __version__
 from sandkeep.app import units
 from sandkeep.app.daemon import RUNNER_CAPABILITIES, holder
 from sandkeep.app.server import acting_as
 from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file, handed_down
 from sandkeep.control import keys
 from sandkeep.domain.errors import Conflict, NotFound, PermissionDenied, Unavailable, Unsupported
+from sandkeep.engine import writer
 from sandkeep.lib import process
 from sandkeep.lib.files import write_durably
 from sandkeep.sdk import config
@@ -90,6 +92,7 @@ async def up(settings: Settings, say: Say) -> None:
     require_root()
     if not (settings.node_folder / "id").exists():
         raise Conflict(f"instance {settings.instance} was not set up", hint="sandkeep setup")
+    writer.refuse_newer(settings.node_folder, __version__)
     require_sqlite(settings)
     prepare_folders(settings)
     stamp_file, stamp = settings.run_folder / "installation", installation_stamp()

@@ -83,6 +83,7 @@ def make_runtimes(settings: Settings) -> tuple[GvisorRuntime, RuncRuntime]:
             settings.cgroup_parent,
             settings.gvisor_platform,
             approved_builds(settings),
+            settings.builds_folder,
         ),
         RuncRuntime(settings.run_folder, first_existing(settings.runc, RUNC_PLACES), settings.cgroup_parent),
     )

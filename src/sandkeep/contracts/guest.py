@@ -9,6 +9,9 @@ from anyio.abc import ByteStream
 
 from sandkeep.domain.node import Endpoint
 
+AGENT_PROTOCOLS = range(1, 2)
+"""Versions of the agent's protocol that this version of ours speaks: sandboxes keep the agent that they were booted with."""
+
 
 @dataclass(frozen=True)
 class GuestInit:
@@ -75,6 +78,8 @@ class Guest(Protocol):
 
     * `dial` is the only way in: a byte stream to a port of the sandbox. Everything else here goes through it.
     * No call waits without a bound; a hung agent raises GuestUnreachable at its deadline.
+    * An agent whose protocol is none of AGENT_PROTOCOLS raises GuestError, at once: its sandbox runs on, and only its next
+      machine, with another agent, can be talked to.
     * Answers are size-limited and parsed as a stranger's; what does not parse raises GuestError.
     * Connections are kept per sandbox for reuse; `hang_up` closes all of them (before a memory save).
     """

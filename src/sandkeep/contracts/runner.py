@@ -19,6 +19,8 @@ from sandkeep.domain.node import (
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits
 
 PROTOCOL_VERSION = 1
+OLDEST_PROTOCOL = 1
+"""The range that this version speaks, as server and as runner."""
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,13 @@ class MachinePlan:
 
 @dataclass(frozen=True)
 class MachineState:
-    """A machine that the kernel knows. pids: the processes whose death is the machine's death (the runtime's own)."""
+    """A machine that the kernel knows. pids: the processes whose death is the machine's death (the runtime's own).
+    agent: name of the folder that was mounted as its agent; empty when that cannot be told."""
 
     id: str
     pids: tuple[int, ...]
     frozen: bool
+    agent: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Runtime(Protocol):
     * `kill` of a machine that does not exist is no error.
     * All processes of a machine are in the machine's own cgroup from their first instruction, with the limits set.
     * `freeze` and `thaw` are idempotent; a frozen machine runs no instruction of its guest.
+    * The build that runs a machine is put aside at its save, and restores the image also when another was installed
+      since.
     * `save` leaves the machine frozen and alive whether it succeeds or raises PauseFailed (then the folder's content
       is worthless); the caller thaws or kills it. Only where capabilities hold Hold.DISK.
     * `restore` gives a machine that goes on from the image; it reads the image only. Raises Internal when the image
@@ -114,6 +118,10 @@ class Runtime(Protocol):
 
     def check_image(self, image: MemoryImage) -> None:
         """Raises Unsupported when this host or build cannot restore the image, before anything was touched."""
+        ...
+
+    async def keep_builds(self, images: list[dict[str, Any]]) -> None:
+        """`images`: what each image that is kept requires. Builds of the runtime that were put aside for others may go."""
         ...
 
     async def set_limits(self, machine_id: str, limits: Limits) -> None: ...

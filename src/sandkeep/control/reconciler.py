@@ -54,6 +54,8 @@ class Reconciler:
         self._default_project = default_project
         self._late: set[str] = set()
         self.node: NodeInfo | None = None
+        self.apart = "the node's runner does not answer"
+        """Why there is no node; of the last try."""
         self._restarter = Restarter(sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
         self._retention = Retention(events, clock, kept)
 
@@ -87,6 +89,7 @@ class Reconciler:
                 else:
                     await self._stay_apart(node)
             except SandkeepError as error:
+                self.apart = error.message
                 if self.node is not None:
                     log("runner.lost", "warning", error=error.message)
             self.node = None

@@ -15,7 +15,7 @@ from sandkeep.contracts.runtime import MemoryImage, Runtime
 from sandkeep.domain.errors import Conflict, GuestError, Internal, NotFound, PauseFailed, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
-from sandkeep.engine import machine
+from sandkeep.engine import agents, machine
 from sandkeep.engine.admission import admit_save
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts, hostname
@@ -148,6 +148,7 @@ async def resume_from_disk(parts: Parts, record: Record, entry: Entry, undos: Un
     runtime = parts.runtime(record.spec.runtime)
     image = MemoryImage(tuple(kept.files), kept.requires)
     runtime.check_image(image)
+    agents.check_kept(parts, record)
     folder = parts.disks.memory_folder(record.id, kept.id)
     record = machine.next_machine(parts, record, undos)
     entry.step("disk.restore", generation=kept.id, machine=record.machine, slot=record.slot)

@@ -38,6 +38,7 @@ async def connect(parts: Parts, record: Record, entry: Entry, undos: Undos, *, b
 async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
     """Network and disk are there: start the machine, and return when its agent answers and has its values."""
     runtime = parts.runtime(record.spec.runtime)
+    record = replace(record, agent=parts.settings.agent_folder.name)
     plan = parts.plan(record)
     entry.step("machine.boot", machine=plan.id)
     undos.push("machine", lambda: runtime.kill(plan.id))

@@ -27,7 +27,8 @@ from sandkeep.engine.slots import Slots
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """prefix: begins the name of everything on the host; agent_folder: content-addressed, holds the agent binary."""
+    """prefix: begins the name of everything on the host; agent_folder: content-addressed, holds
+    the agent binary of this version; those of others lie beside it."""
 
     node_id: str
     prefix: str
@@ -86,6 +87,10 @@ class Parts:
         """Never used twice, and of one length per instance (runsc matches ids by prefix)."""
         return f"{self.settings.prefix}-{body(record.id)}-{record.boots:06d}"
 
+    def agent_folder(self, record: Record) -> Path:
+        current = self.settings.agent_folder
+        return current.with_name(record.agent) if record.agent else current
+
     def plan(self, record: Record) -> MachinePlan:
         assert record.machine is not None
         return MachinePlan(
@@ -93,7 +98,7 @@ class Parts:
             sandbox_id=record.id,
             hostname=hostname(record),
             root=self.disks.path(record.id),
-            agent=self.settings.agent_folder,
+            agent=self.agent_folder(record),
             agent_port=self.settings.agent_port,
             network=self.networks.describe(record.id, record.slot, record.spec.network),
             limits=record.spec.limits,

@@ -51,8 +51,8 @@ class Generation:
 class Record:
     """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, failed or deleted (a
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
-    another followed), `rescue` the bytes of disk above its limit that it has for now. `outcomes`: operation id -> error,
-    or None for success."""
+    another followed), `rescue` the bytes of disk above its limit that it has for now, `agent` the folder of the agent that
+    its machine or generation goes on with. `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
     epoch: int
@@ -68,6 +68,7 @@ class Record:
     outcomes: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     exited: int = 0
     rescue: int = 0
+    agent: str = ""
 
     @property
     def disk_limit(self) -> int:
@@ -141,6 +142,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         outcomes=data["outcomes"],
         exited=data.get("exited", 0),
         rescue=data.get("rescue", 0),
+        agent=data.get("agent", ""),
     )
 
 

@@ -14,7 +14,7 @@ from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, body
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
-from sandkeep.engine import lifecycle, machine
+from sandkeep.engine import agents, lifecycle, machine
 from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
@@ -47,12 +47,14 @@ async def recover(parts: Parts) -> None:
         parts.journal.forget(item.operation)
     _hold_to_deletions(parts)
     alive = await _end_strangers(parts, _nobody)
+    agents.name_agents(parts, await _mounted_agents(parts))
     for record in list(records.values()):
         if record.phase is not Phase.DELETED:
             await _adopt(parts, record, alive.get(record.machine or ""))
     await _detach_strangers(parts, _nobody)
     await _repair_rules(parts)
     await _quarantine(parts)
+    await agents.sweep(parts)
     log("recovery.done", interrupted=len(interrupted), partials=len(removed), sandboxes=len(records))
 
 
@@ -148,6 +150,10 @@ async def _end_strangers(parts: Parts, busy: Callable[[str], bool]) -> dict[str,
                 with suppress(SandkeepError):
                     await runtime.kill(state.id)
     return alive
+
+
+async def _mounted_agents(parts: Parts) -> dict[str, str]:
+    return {s.id: s.agent for runtime in parts.runtimes.values() for s in await runtime.machines() if s.pids}
 
 
 async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:

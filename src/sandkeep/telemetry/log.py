@@ -8,6 +8,9 @@ import sys
 from typing import Any, Final
 
 EVENTS: Final[dict[str, str]] = {
+    "agent.removed": "No sandbox needs this agent any more; its folder was removed.",
+    "build.kept": "A copy of the runtime that saved a memory image was put aside: only it restores the image.",
+    "build.removed": "No memory image needs this build of a runtime any more; its copy was removed.",
     "clock.distrusted": "The wall clock was set ahead, or the server was frozen: lifetimes are not ended by it.",
     "daemon.started": "The server or the runner serves.",
     "daemon.stopping": "It was told to stop.",
@@ -33,6 +36,7 @@ EVENTS: Final[dict[str, str]] = {
     "resolver.exited": "The guests' resolver ended; it is started again.",
     "runner.connected": "The server reached the runner.",
     "runner.lost": "The server lost the runner; it tries again.",
+    "server.refused": "A server and this runner have no version of their protocol in common.",
     "task.failed": "A task in the background failed; it is repeated.",
     "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
 }

@@ -56,6 +56,7 @@ class LocalPlatform:
         self.networks = FakeNetworks(folder / "run")
         self.guest = FakeGuest(self._alive)
         self.host = Host(16 * GIB, 12 * GIB, 30000, 1000, 10 * GIB, None)
+        self.agent = "fake"
         self.runtimes: dict[RuntimeKind, FakeRuntime] = {}
         self.parts: Parts
         self.node: Supervisor
@@ -75,7 +76,7 @@ class LocalPlatform:
         )
 
     async def start_node(self) -> None:
-        agent = self.folder / "agents" / "fake"
+        agent = self.folder / "agents" / self.agent
         agent.mkdir(parents=True, exist_ok=True)
         (agent / "agent").touch()
         self.runtimes = {kind: FakeRuntime(kind, kernel=self.kernels[kind]) for kind in RuntimeKind}

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 from anyio.to_thread import run_sync
 
+from sandkeep import __version__
 from sandkeep.app import settings as settings_module
 from sandkeep.app import wiring
 from sandkeep.app.agents import install_agent
@@ -27,6 +28,7 @@ from sandkeep.drivers.images.debian import DebianBuilder
 from sandkeep.drivers.images.root import check_root
 from sandkeep.drivers.network.host import insert_accept_rule, overlapping_routes
 from sandkeep.drivers.network.nftables import open_nft
+from sandkeep.engine import writer
 from sandkeep.engine.records import Records
 from sandkeep.lib import process
 from sandkeep.lib.files import write_durably
@@ -38,6 +40,7 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     """`asked`: settings given as flags, kept in the instance's file once they turned out to be possible. Raises what a
     step raises, with a hint."""
     require_root()
+    writer.refuse_newer(settings.node_folder, __version__)
     require_sqlite(settings)
     await packages.install_packages(say)
     runsc = await _runsc(settings, say)

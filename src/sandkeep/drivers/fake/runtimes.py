@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -153,12 +154,18 @@ class FakeRuntime:
         if image.requires != {"runtime": "fake", "version": self._build}:
             raise Unsupported("this memory was saved with another gVisor version")
 
+    async def keep_builds(self, images: list[dict[str, Any]]) -> None:
+        self._called("keep_builds")
+
     async def set_limits(self, machine_id: str, limits: Limits) -> None:
         self._called("set_limits")
         self._machine(machine_id).limits = limits
 
     async def machines(self) -> list[MachineState]:
-        return [MachineState(name, (m.pid,), m.frozen) for name, m in sorted(self.kernel.machines.items())]
+        return [
+            MachineState(name, (m.pid,), m.frozen, m.plan.agent.name)
+            for name, m in sorted(self.kernel.machines.items())
+        ]
 
     async def wait_exit(self, machine_id: str) -> str:
         machine = self.kernel.machines.get(machine_id)

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStream
 
-from sandkeep.contracts.guest import ExecRequest, ExecResult, GuestInit, HttpAnswer, Unsavable
+from sandkeep.contracts.guest import AGENT_PROTOCOLS, ExecRequest, ExecResult, GuestInit, HttpAnswer, Unsavable
 from sandkeep.domain.errors import (
     DeadlineExceeded,
     GuestError,
@@ -30,6 +30,7 @@ _CALL_TIMEOUT = 10.0
 _MAX_IDLE = 8
 _MAX_JSON = 16 << 20
 _MAX_SKEW = 0.5
+_PROTOCOL_HEADER = b"sandkeep-agent-protocol"
 
 _ERRORS: dict[str, type[SandkeepError]] = {
     "invalid_argument": InvalidArgument,
@@ -93,6 +94,7 @@ class AgentGuest:
                     if reused and (body is None or isinstance(body, bytes)) and not error.details.get("began"):
                         continue
                     raise
+                _check_protocol(response.headers)
                 yield HttpAnswer(response.status, response.headers, response.body())
                 return
             finally:
@@ -159,6 +161,8 @@ class AgentGuest:
                         return
                     last = f"status {answer.status}"
                 except (GuestError, TimeoutError) as error:
+                    if isinstance(error, GuestError) and "protocol" in error.details:
+                        raise
                     last = str(error) or "timeout"
                 await anyio.sleep(wait)
                 wait, patience = min(wait * 1.3, 0.05), min(patience * 1.1, 3.0)
@@ -248,6 +252,17 @@ class AgentGuest:
         answer = await self._call(endpoint, "GET", f"/events?after={int(after)}", timeout=2.0, limit=256 << 10)
         found = answer.get("events") or []
         return [item for item in found[:100] if isinstance(item, dict)] if isinstance(found, list) else []
+
+
+def _check_protocol(headers: Headers) -> None:
+    said = next((value for name, value in headers if name.lower() == _PROTOCOL_HEADER), b"1")
+    if not (said.isdigit() and len(said) < 6 and int(said) in AGENT_PROTOCOLS):
+        told = said[:6].decode("ascii", "replace")
+        raise GuestError(
+            f"the agent inside speaks version {told} of its protocol, which this version of Sandkeep does not",
+            hint="it runs on; stop it and start it, and it has the agent of this version",
+            protocol=told,
+        )
 
 
 def _integer(value: Any) -> int:

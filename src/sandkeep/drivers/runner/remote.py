@@ -8,7 +8,9 @@ from typing import Any, cast
 import anyio
 import httpx2
 
-from sandkeep.contracts.runner import Runner
+from sandkeep.contracts import protocol
+from sandkeep.contracts.protocol import Spoken
+from sandkeep.contracts.runner import OLDEST_PROTOCOL, PROTOCOL_VERSION, Runner
 from sandkeep.domain.errors import Internal, Unavailable, every_error
 from sandkeep.domain.node import Fact
 from sandkeep.lib.remote import CodecError, adapter, method
@@ -20,12 +22,14 @@ _BEAT_DEADLINE = 30.0
 class RemoteRunner:
     """Every method of the contract is a call; see `remote_runner`."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, spoken: Spoken) -> None:
+        self._spoken = spoken
         self._http = httpx2.AsyncClient(
             transport=httpx2.AsyncHTTPTransport(uds=socket, limits=httpx2.Limits(max_connections=None)),
             base_url="http://runner",
             timeout=httpx2.Timeout(_CALL_DEADLINE, connect=2.0),
             trust_env=False,
+            headers={protocol.HEADER: spoken.header()},
         )
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -44,6 +48,7 @@ class RemoteRunner:
                     hint="is it running? sandkeep up, or see the daemon's log",
                     retry_after=2,
                 ) from error
+            protocol.check(self._spoken, protocol.parse(answer.headers.get(protocol.HEADER)))
             failure = data.get("error")
             if failure is None and "result" in data:
                 return codec.decode_result(data["result"])
@@ -75,9 +80,12 @@ class RemoteRunner:
 
 
 @asynccontextmanager
-async def remote_runner(socket: str) -> AsyncIterator[Runner]:
-    """`socket`: path of the node's unix socket. Its connections are closed at the end of the block."""
-    remote = RemoteRunner(socket)
+async def remote_runner(
+    socket: str, version: str = "", oldest: int = OLDEST_PROTOCOL, newest: int = PROTOCOL_VERSION
+) -> AsyncIterator[Runner]:
+    """`socket`: path of the node's unix socket; the rest: what this server is and speaks. Its connections are closed at the
+    end of the block."""
+    remote = RemoteRunner(socket, Spoken(oldest, newest, version))
     try:
         yield cast(Runner, remote)
     finally:

@@ -14,16 +14,39 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sandkeep.contracts.runner import Runner
+from sandkeep.contracts import protocol
+from sandkeep.contracts.protocol import Spoken
+from sandkeep.contracts.runner import OLDEST_PROTOCOL, PROTOCOL_VERSION, Runner
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.node import Fact
 from sandkeep.lib.remote import CodecError, adapter, method
+from sandkeep.telemetry.log import log
 
 _BEAT = 10.0
 
 
-def runner_app(runner: Runner) -> Starlette:
+def runner_app(
+    runner: Runner, version: str = "", oldest: int = OLDEST_PROTOCOL, newest: int = PROTOCOL_VERSION
+) -> Starlette:
+    """`version` and the rest: what this runner is and speaks. A server that speaks nothing of it is refused, with words here
+    and there."""
+    spoken, refused = Spoken(oldest, newest, version), ""
+
     async def call(request: Request) -> Response:
+        answer = await answered(request)
+        answer.headers[protocol.HEADER] = spoken.header()
+        return answer
+
+    async def answered(request: Request) -> Response:
+        nonlocal refused
+        server = protocol.parse(request.headers.get(protocol.HEADER))
+        try:
+            protocol.check(server, spoken)
+        except SandkeepError as error:
+            if error.message != refused:  # it asks again and again
+                refused = error.message
+                log("server.refused", "error", error=error.message)
+            return _failure(error)
         name = request.path_params["name"]
         try:
             codec = method(Runner, name)
@@ -33,20 +56,24 @@ def runner_app(runner: Runner) -> Starlette:
         try:
             result = await getattr(runner, name)(**arguments)
         except SandkeepError as error:
-            return JSONResponse(
-                {
-                    "error": {
-                        "code": error.code,
-                        "message": error.message,
-                        "hint": error.hint,
-                        "retry_after": error.retry_after,
-                        "details": error.details,
-                    }
-                }
-            )
+            return _failure(error)
         return JSONResponse({"result": codec.encode_result(result)})
 
     return Starlette(routes=[Route("/call/{name}", call, methods=["POST"]), Route("/watch", _Watch(runner))])
+
+
+def _failure(error: SandkeepError) -> Response:
+    return JSONResponse(
+        {
+            "error": {
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "retry_after": error.retry_after,
+                "details": error.details,
+            }
+        }
+    )
 
 
 class _Watch:

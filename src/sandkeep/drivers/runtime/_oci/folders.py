@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sandkeep.drivers.runtime._oci.config import AGENT_FOLDER
 from sandkeep.lib import process
 
 _LOGS_SIZE = "32m"
@@ -62,6 +63,14 @@ class Folders:
         bundle.mkdir(mode=0o700)
         (bundle / "config.json").write_text(json.dumps(config))
         return bundle
+
+    def agent(self, machine_id: str) -> str:
+        """Name of the folder that is mounted as its agent; empty when the bundle is not whole."""
+        try:
+            mounts = json.loads((self.bundle(machine_id) / "config.json").read_bytes())["mounts"]
+            return next((Path(one["source"]).name for one in mounts if one["destination"] == AGENT_FOLDER), "")
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     def remove(self, machine_id: str) -> None:
         shutil.rmtree(self.bundle(machine_id), ignore_errors=True)

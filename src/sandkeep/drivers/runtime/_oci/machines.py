@@ -113,7 +113,10 @@ class Machines:
     async def states(self) -> list[MachineState]:
         def look() -> list[MachineState]:
             found = self.groups.ids() | self.folders.ids() | self._runtime.known()
-            return [MachineState(name, self.pids(name), self.group(name).frozen) for name in sorted(found)]
+            return [
+                MachineState(name, self.pids(name), self.group(name).frozen, self.folders.agent(name))
+                for name in sorted(found)
+            ]
 
         return await run_sync(look)
 

@@ -4,6 +4,7 @@ import re
 import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anyio.to_thread import run_sync
 
@@ -107,6 +108,9 @@ class RuncRuntime:
 
     def check_image(self, image: MemoryImage) -> None:
         raise Unsupported(_NO_MEMORY)
+
+    async def keep_builds(self, images: list[dict[str, Any]]) -> None:
+        """Saves no images."""
 
     async def set_limits(self, machine_id: str, limits: Limits) -> None:
         await self._machines.set_limits(machine_id, for_native(limits))

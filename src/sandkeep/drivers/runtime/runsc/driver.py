@@ -5,13 +5,14 @@ import os
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio.to_thread import run_sync
 
 from sandkeep.contracts.runtime import MachinePlan, MachineState, MachineUsage, MemoryImage, MemorySigns
 from sandkeep.domain.capability import RuntimeCapabilities
-from sandkeep.domain.errors import Conflict, Internal, NotFound, PauseFailed, SandkeepError, Unsupported
+from sandkeep.domain.errors import Conflict, Internal, NoCapacity, NotFound, PauseFailed, SandkeepError, Unsupported
 from sandkeep.domain.quantities import MIB
 from sandkeep.domain.sandbox import Hold, Limits, Persistence, RuntimeKind
 from sandkeep.drivers.runtime._oci.cgroup import Groups
@@ -21,6 +22,7 @@ from sandkeep.drivers.runtime._oci.layout import detect
 from sandkeep.drivers.runtime._oci.limits import for_gvisor
 from sandkeep.drivers.runtime._oci.machines import Machines, Runtime
 from sandkeep.drivers.runtime.runsc import build, command, control, reasons, state
+from sandkeep.drivers.runtime.runsc.builds import Builds, identity
 from sandkeep.lib import process
 
 _BOOT_TIMEOUT, _SAVE_TIMEOUT, _RESTORE_TIMEOUT = 60.0, 240.0, 280.0
@@ -38,7 +40,7 @@ cannot save a connection that waits for one."""
 class GvisorRuntime:
     """run_folder: of the instance, on a tmpfs; binary: runsc; cgroup_parent: such as `sandkeep-<instance>`, below which
     `gvisor/<machine id>` is made; platform: auto, ptrace or systrap; approved: SHA-256 sums of builds off the tested
-    list on which the deep check has passed."""
+    list on which the deep check has passed; builds: folder in which those that saved an image are put aside, if any."""
 
     def __init__(
         self,
@@ -47,9 +49,12 @@ class GvisorRuntime:
         cgroup_parent: str,
         platform: str = build.AUTO,
         approved: frozenset[str] = frozenset(),
+        builds: Path | None = None,
     ) -> None:
         self._binary = binary
         self._approved = approved
+        self._builds = Builds(builds) if builds else None
+        self._known: dict[tuple[int, int, int, int], build.Build] = {}
         self._parent = cgroup_parent
         self._platform = platform
         self._folders = Folders(run_folder / "runsc")
@@ -65,6 +70,7 @@ class GvisorRuntime:
             await self._folders.open()
             chosen = build.choose_platform(self._platform, Path("/proc/cpuinfo").read_text())
             self._build = await run_sync(build.probe, self._binary, version, chosen)
+            self._known = {identity(self._binary): self._build}
         except (SandkeepError, OSError, process.ProgramError) as error:
             self.capabilities = _unavailable(str(error))
             return
@@ -90,12 +96,12 @@ class GvisorRuntime:
 
     async def boot(self, plan: MachinePlan) -> None:
         async with self._starting(plan) as bundle:
-            await self._start(plan, command.run(plan.id, bundle), _BOOT_TIMEOUT)
+            await self._start(plan, self._binary, command.run(plan.id, bundle), _BOOT_TIMEOUT)
 
     async def restore(self, plan: MachinePlan, folder: Path, image: MemoryImage) -> None:
-        self.check_image(image)
+        binary = self._fitting(image)
         async with self._starting(plan) as bundle:
-            await self._start(plan, command.restore(plan.id, bundle, folder), _RESTORE_TIMEOUT)
+            await self._start(plan, binary, command.restore(plan.id, bundle, folder), _RESTORE_TIMEOUT)
 
     @contextlib.asynccontextmanager
     async def _starting(self, plan: MachinePlan) -> AsyncIterator[Path]:
@@ -109,7 +115,7 @@ class GvisorRuntime:
             await self._machines.kill(plan.id)
             raise
 
-    async def _start(self, plan: MachinePlan, arguments: list[str], timeout: float) -> None:
+    async def _start(self, plan: MachinePlan, binary: Path, arguments: list[str], timeout: float) -> None:
         bundle, online = self._folders.bundle(plan.id), build.online_cpus()
         fstab, meminfo = bundle / "fstab", bundle / "meminfo"
         meminfo.write_text(command.meminfo(plan.limits.memory))
@@ -118,7 +124,7 @@ class GvisorRuntime:
         group = self._machines.group(plan.id)
         flags = command.global_flags(self._folders.state, self._checked_build.platform, self._folders.panic(plan.id))
         prefix = command.launcher(fstab, group.entrances(), cpus)
-        await self._machines.run(plan.id, [*prefix, str(self._binary), *flags, *arguments], timeout, may_gain=False)
+        await self._machines.run(plan.id, [*prefix, str(binary), *flags, *arguments], timeout, may_gain=False)
         if cpus:
             await run_sync(_run_on, group.pids(), online)
 
@@ -161,6 +167,7 @@ class GvisorRuntime:
         self._savable(machine_id)
         if self._machines.group(machine_id).frozen:
             raise Conflict(f"machine {machine_id} is frozen: thaw it before a save is prepared")
+        await self._keep_build(machine_id)
         try:
             await self._stop_guest(machine_id)
             await self._checkpoint(machine_id, None)
@@ -213,7 +220,7 @@ class GvisorRuntime:
             with anyio.CancelScope(shield=True):
                 if group.exists:
                     await run_sync(group.freeze)
-        return MemoryImage(control.IMAGE_FILES, self._checked_build.requires())
+        return MemoryImage(control.IMAGE_FILES, (await self._build_of(machine_id)).requires())
 
     async def _stop_guest(self, machine_id: str) -> None:
         group, marker = self._machines.group(machine_id), self._marker(machine_id)
@@ -234,7 +241,59 @@ class GvisorRuntime:
             raise Internal(f"gVisor could not stop its guest: {error}") from error
 
     def check_image(self, image: MemoryImage) -> None:
-        self._checked_build.check(image.requires)
+        self._fitting(image)
+
+    def _fitting(self, image: MemoryImage) -> Path:
+        """The build that saved it: the installed one, or one that was put aside. Raises Unsupported."""
+        own, wanted = self._checked_build, str(image.requires.get("sha256"))
+        fits = own.sha256 == wanted and self._unchanged
+        kept = self._builds.find(wanted) if self._builds and not fits else None
+        if kept:
+            replace(own, version=str(image.requires.get("version")), sha256=wanted).check(image.requires)
+            return kept
+        own.check(image.requires)
+        if not fits:
+            raise Unsupported(
+                "the gVisor that saved this memory was replaced", hint="put it back, or start it from its disk"
+            )
+        return self._binary
+
+    @property
+    def _unchanged(self) -> bool:
+        """Whether the installed binary still is the one that was looked at."""
+        with contextlib.suppress(OSError):
+            return self._known.get(identity(self._binary)) == self._build
+        return False
+
+    async def _build_of(self, machine_id: str) -> build.Build:
+        """Which build runs it, as the kernel knows: its file may have been replaced since it was started."""
+        program = Path(f"/proc/{self._machines.require(machine_id)[0]}/exe")
+        try:
+            key = identity(program)
+            if key not in self._known:
+                version = await build.version(program)
+                self._known[key] = await run_sync(build.probe, program, version, self._checked_build.platform)
+        except OSError as error:
+            raise NotFound(f"machine {machine_id} does not run") from error
+        return self._known[key]
+
+    async def _keep_build(self, machine_id: str) -> None:
+        if self._builds is None:
+            return
+        program = Path(f"/proc/{self._machines.require(machine_id)[0]}/exe")
+        found = await self._build_of(machine_id)
+        try:
+            kept = await run_sync(self._builds.keep, program, found.sha256)
+        except OSError as error:
+            raise NoCapacity(
+                f"the gVisor that runs it cannot be put aside: {error.strerror}", hint="free space in the data folder"
+            ) from error
+        self._known.setdefault(identity(kept), found)
+
+    async def keep_builds(self, images: list[dict[str, Any]]) -> None:
+        if self._builds:
+            needed = {str(requires.get("sha256")) for requires in images}
+            await run_sync(self._builds.sweep, needed | {self._checked_build.sha256})
 
     async def set_limits(self, machine_id: str, limits: Limits) -> None:
         """The guest goes on seeing the size with which it was booted."""

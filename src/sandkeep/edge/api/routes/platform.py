@@ -42,7 +42,7 @@ async def readyz(use: Using) -> Response:
     try:
         await use.events.check()
         if use.reconciler.node is None:
-            raise Unavailable("the node's runner does not answer")
+            raise Unavailable(use.reconciler.apart)
         with anyio.move_on_after(_PATIENCE) as waiting:
             trouble = await use.runner.storage()
         if waiting.cancelled_caught:
