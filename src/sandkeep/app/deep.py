@@ -32,7 +32,7 @@ _COUNT = "n=0; while :; do n=$((n+1)); echo $$ $n > /tmp/count.new; mv /tmp/coun
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    path, _ = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES, wiring.approved_builds(settings))
+    path = await packages.used_runsc(settings.runsc, wiring.RUNSC_PLACES, wiring.approved_builds(settings))
     if path is None:
         return [Finding("missing", "there is no runsc (gVisor)", "sandkeep setup fetches the tested build")]
     version, digest = await build.version(path), build.digest(path)
@@ -44,10 +44,12 @@ async def examine(settings: Settings) -> list[Finding]:
                 "warning", f"gVisor {version} did not pass: {error}", "use a build of the tested list: sandkeep setup"
             )
         ]
-    if version not in control.TESTED:
+    passed = f"gVisor {version}: {_CYCLES} saves and restores passed; memory persistence is on"
+    if version not in control.TESTED and digest not in wiring.approved_builds(settings):
+        passed += " when the daemons start the next time: sandkeep down, then sandkeep up"
         approved = sorted({*wiring.approved_builds(settings), digest})
         write_json_durably(wiring.approved_file(settings), approved)
-    return [Finding("ok", f"gVisor {version}: {_CYCLES} saves and restores passed; memory persistence is on")]
+    return [Finding("ok", passed)]
 
 
 @dataclass

@@ -51,7 +51,7 @@ def _programs() -> list[Finding]:
 
 
 async def _runsc(settings: Settings) -> list[Finding]:
-    path, _ = await packages.find_runsc(settings.runsc, wiring.RUNSC_PLACES, wiring.approved_builds(settings))
+    path = await packages.used_runsc(settings.runsc, wiring.RUNSC_PLACES, wiring.approved_builds(settings))
     if path is None:
         return [Finding("missing", "there is no runsc (gVisor)", "sandkeep setup fetches the tested build")]
     version = await build.version(path)

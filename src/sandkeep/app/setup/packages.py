@@ -89,6 +89,13 @@ async def find_runsc(
     return (found[0] if found else None), False
 
 
+async def used_runsc(configured: Path | None, places: tuple[Path, ...], approved: frozenset[str]) -> Path | None:
+    """The configured one, which the runner uses whatever else there is; before setup, the one that it would choose."""
+    if configured:
+        return configured if configured.exists() else None
+    return (await find_runsc(None, places, approved))[0]
+
+
 async def fetch_runsc(say: Say) -> Path:
     """The one in Debian 13's archive, by an apt configuration of our own, which nothing else on the host sees."""
     say("fetching runsc from Debian 13's archive")
