@@ -1,9 +1,11 @@
 """The limit on request heads, over a real socket."""
 
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -48,3 +50,22 @@ def test_one_endless_header_is_refused(port: int) -> None:
 
 def test_many_headers_are_refused(port: int) -> None:
     assert b" 431 " in answer(port, b"GET / HTTP/1.1\r\n", *[b"a-header: with a value\r\n" * 200] * 30)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "invalid_argument"),
+        (b"GET / HTTP/9.9\r\n\r\n", 400, "invalid_argument"),
+        (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 400_000 + b"\r\n\r\n", 431, "too_large"),
+    ],
+)
+def test_what_is_no_request(port: int, sent: bytes, status: int, code: str) -> None:
+    with socket.create_connection(("127.0.0.1", port), 5) as raw:
+        raw.sendall(sent)
+        answer = HTTPResponse(raw)
+        answer.begin()
+        told = json.loads(answer.read())
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert (told["status"], told["code"]) == (status, code)
+    assert told["hint"]

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPResponse
 from typing import Any, cast
 from urllib.parse import urlparse
 
@@ -180,26 +179,6 @@ def test_huge_bodies_are_refused_as_they_come(http: httpx2.Client, instance: Ins
     with open(f"/proc/{server}/status") as status:
         resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     assert resident < 300_000, "the server kept what it refused"
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "code"),
-    [
-        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "invalid_argument"),
-        (b"GET / HTTP/9.9\r\n\r\n", 400, "invalid_argument"),
-        (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 400_000 + b"\r\n\r\n", 431, "too_large"),
-    ],
-)
-def test_what_is_no_request(instance: Instance, sent: bytes, status: int, code: str) -> None:
-    address = urlparse(instance.config["url"])
-    with socket.create_connection((address.hostname, address.port), 5) as raw:
-        raw.sendall(sent)
-        answer = HTTPResponse(raw)
-        answer.begin()
-        told = json.loads(answer.read())
-    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert (told["status"], told["code"]) == (status, code)
-    assert told["hint"]
 
 
 def test_queries_that_are_none(http: httpx2.Client) -> None:

@@ -253,12 +253,9 @@ class _File:
     def close(self) -> None:
         entry = self._entry
         try:
-            if entry.sparse_size is not None:
-                if self._segments is None or self._segments:
-                    raise UnsafeArchive(f"{entry.name!r} is a sparse file that misses data")
-                os.ftruncate(self._fd, entry.sparse_size)
-            else:
-                os.ftruncate(self._fd, entry.size)
+            if entry.sparse_size is not None and (self._segments is None or self._segments):
+                raise UnsafeArchive(f"{entry.name!r} is a sparse file that misses data")
+            os.ftruncate(self._fd, entry.size if entry.sparse_size is None else entry.sparse_size)
         except BaseException:
             self.discard()
             raise

@@ -113,20 +113,23 @@ def provocation(flow: Flow) -> bytes:
     tcp = struct.pack(">HHIIBBHHH", flow.source_port, flow.destination_port, 0, 0, 5 << 4, 0x02, 1024, 0, 0)
     pseudo = source + destination + struct.pack(">BBH", 0, socket.IPPROTO_TCP, len(tcp))
     tcp = tcp[:16] + struct.pack(">H", checksum(pseudo + tcp)) + tcp[18:]
-    # The kernel fills in length, identification and header checksum (raw(7)).
-    return struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0, source, destination) + tcp
+    return _ipv4(socket.IPPROTO_TCP, flow.source, flow.destination) + tcp
 
 
 def refusal(flow: Flow) -> bytes:
     """An IPv4 packet that tells the inside, by ICMP from its gateway, that nobody listens there. It quotes what the
     inside sent, with its own address; not the sequence number, which only that stack knows and gVisor does not ask."""
-    ends = socket.inet_aton(INNER), socket.inet_aton(flow.destination)
-    quoted = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0, *ends)
+    quoted = _ipv4(socket.IPPROTO_TCP, INNER, flow.destination, length=40)
     quoted += struct.pack(">HHI", flow.source_port, flow.destination_port, 0)
     icmp = struct.pack(">BBHI", _UNREACHABLE, _PORT, 0, 0) + quoted
     icmp = icmp[:2] + struct.pack(">H", checksum(icmp)) + icmp[4:]
-    ends = socket.inet_aton(GATEWAY), socket.inet_aton(flow.source)
-    return struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_ICMP, 0, *ends) + icmp
+    return _ipv4(socket.IPPROTO_ICMP, GATEWAY, flow.source) + icmp
+
+
+def _ipv4(protocol: int, source: str, destination: str, length: int = 0) -> bytes:
+    """A header. Where it is sent, the kernel fills in length, identification and checksum (raw(7))."""
+    ends = socket.inet_aton(source), socket.inet_aton(destination)
+    return struct.pack(">BBHHHBBH4s4s", 0x45, 0, length, 0, 0, 64, protocol, 0, *ends)
 
 
 def checksum(data: bytes) -> int:

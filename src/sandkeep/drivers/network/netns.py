@@ -218,10 +218,7 @@ class NetnsNetworks:
         await self._work(self._guard.hold, attachment.slot, frozenset({rulesets.BLOCKED, rulesets.RESETTING}))
 
     async def refuse_connecting(self, attachment: Attachment) -> int:
-        try:
-            return await anyio.to_thread.run_sync(conntrack.refuse_connecting, attachment.address, limiter=self._slow)
-        except OSError as error:
-            raise Internal(f"the network failed: {error}", hint="run `sandkeep doctor` on this node") from error
+        return await self._work(conntrack.refuse_connecting, attachment.address)
 
     async def unblock(self, attachment: Attachment) -> None:
         await self._work(self._guard.hold, attachment.slot, frozenset())

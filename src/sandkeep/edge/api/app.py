@@ -20,6 +20,7 @@ from sandkeep.edge.gate.problems import problem_response
 from sandkeep.telemetry import metrics
 from sandkeep.telemetry.log import log
 
+_NO_JSON = "json_invalid"
 _REFERENCE = "the page HTTP of Sandkeep's reference lists every route with its fields"
 
 
@@ -53,12 +54,13 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """A body that cannot be parsed is met before the key is: who has none learns just that."""
+    """A body that is no JSON, and nothing else, is met before the key is: who has none learns just that."""
     assert isinstance(error, RequestValidationError)
-    try:
-        await (await services_of(request)).identity.principal(request)
-    except SandkeepError as refused:
-        return problem_response(refused)
+    if any(item["type"] == _NO_JSON for item in error.errors()):
+        try:
+            await (await services_of(request)).identity.principal(request)
+        except SandkeepError as refused:
+            return problem_response(refused)
     found = [_wrong(item) for item in error.errors()[:10]]
     first = found[0] if found else {"field": "", "message": "the request is not valid"}
     field = f"{first['field']}: " if first["field"] else ""
@@ -69,7 +71,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 def _wrong(item: Mapping[str, Any]) -> dict[str, str]:
     """Which field, and what is wrong with it. A body that is not JSON has no fields."""
-    if item["type"] == "json_invalid":
+    if item["type"] == _NO_JSON:
         return {"field": "", "message": f"the body is not JSON: {item.get('ctx', {}).get('error', item['msg'])}"}
     return {"field": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]}
 
