@@ -166,9 +166,8 @@ def test_hold_memory_freezes_in_place(client: Client, runtime: str, persistence:
     held = time.monotonic()
     until(lambda: time.monotonic() - held > 1)
     sandbox.resume()
-    after = ask(sandbox)
-    assert after["pid"] == before["pid"]
-    assert after["gap"] > 0.9, "it ran on while it was paused"
+    until(lambda: ask(sandbox)["gap"] > 0.9)  # not at once: the witness may answer before its ticker has woken
+    assert ask(sandbox)["pid"] == before["pid"]
     if persistence != "full":
         with pytest.raises(Unsupported, match="memory") as refused:
             sandbox.pause()
