@@ -184,6 +184,33 @@ async def test_the_real_version_2_freezes_and_kills(unified: Hierarchy) -> None:
     assert not (unified.path / "sandkeep-test-freeze").exists()
 
 
+@pytest.mark.anyio
+@pytest.mark.requires("root")
+async def test_a_group_that_is_held_for_us_is_vacated(unified: Hierarchy) -> None:
+    """As systemd delegates one: a process of the unit is in it, and the kernel refuses to hand down controllers then."""
+    if not unified.controllers:
+        pytest.skip("no controller of this host is on version 2")
+    name = sorted(unified.controllers)[0]
+    unit = unified.path / "sandkeep-test-unit"
+    groups = Groups(Layout((unified,), {name: unified}), f"{unit.name}/gvisor")
+    unit.mkdir()
+    holder = process.spawn(["/bin/sh", "-c", ENTER, "sh", str(unit / "cgroup.procs"), "--", "sleep", "1000"])
+    try:
+        while str(holder.pid) not in (unit / "cgroup.procs").read_text().split():
+            assert holder.code is None
+        groups.open()
+        groups.open()
+        assert name in (unit / "gvisor/cgroup.controllers").read_text().split()
+        assert (unit / "holder/cgroup.procs").read_text().split() == [str(holder.pid)]
+        groups.close()
+        assert unit.is_dir(), "a group with a process in it is not ours to remove"
+    finally:
+        await process.kill([holder.pid])
+        for folder in (unit / "gvisor", unit / "holder", unit):
+            if folder.exists():
+                folder.rmdir()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sandkeep.app import settings
+from sandkeep.app.wiring import cgroup_parent
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.quantities import GIB
 
@@ -46,7 +47,7 @@ def test_instances_share_nothing() -> None:
         values = {getattr(found, field) for found in (one, two, settings.load())}
         assert len(values) == 3, field
     assert not one.address_range.overlaps(two.address_range)
-    assert one.cgroup_parent != two.cgroup_parent
+    assert cgroup_parent(one) != cgroup_parent(two)
 
 
 @pytest.mark.parametrize(

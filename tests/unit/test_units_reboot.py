@@ -2,27 +2,49 @@
 
 from pathlib import Path
 
-from sandkeep.app.units import UnitFacts, unit_names, units
+import pytest
+
+from sandkeep.app.units import UnitFacts, UnitNames, units
 
 FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper", ("chown", "sys_admin"))
+NAMES = UnitNames("lab")
+DAEMONS = (NAMES.runner, NAMES.server)
 
 
 def _lines(name: str) -> list[str]:
     return units(FACTS)[name].splitlines()
 
 
-def test_a_daemon_that_ends_ends_no_sandbox() -> None:
-    runner, server, slice_name = unit_names("lab")
-    assert set(units(FACTS)) == {runner, server, slice_name}
-    for line in ("KillMode=process", "Restart=always"):
-        assert line in _lines(runner)
-        assert line in _lines(server)
-    assert "Delegate=yes" in _lines(runner)
-    assert f"Slice={slice_name}" in _lines(runner)
+def test_what_is_installed() -> None:
+    assert set(units(FACTS)) == {*NAMES.services, NAMES.slice}
+
+
+@pytest.mark.parametrize("name", NAMES.services)
+def test_a_process_that_ends_ends_no_sandbox(name: str) -> None:
+    for line in ("KillMode=process", "Restart=always", "WantedBy=multi-user.target"):
+        assert line in _lines(name)
+
+
+def test_sandboxes_lie_in_a_delegated_group_of_a_slice_of_their_own() -> None:
+    for line in ("Delegate=yes", "TasksMax=infinity", f"Slice={NAMES.slice}"):
+        assert line in _lines(NAMES.sandboxes)
+    for name in DAEMONS:  # what limits the slice leaves them alone
+        assert not [line for line in _lines(name) if line.startswith("Slice=")]
+    assert f"After=network.target local-fs.target {NAMES.sandboxes}" in _lines(NAMES.runner)
+
+
+@pytest.mark.parametrize(
+    ("instance", "group"),
+    [
+        ("lab", "sandkeep.slice/sandkeep-lab.slice/sandkeep-lab-sandboxes.service"),
+        ("a-b", r"sandkeep.slice/sandkeep-a\x2db.slice/sandkeep-a-b-sandboxes.service"),
+    ],
+)
+def test_one_instance_lies_in_no_slice_of_another(instance: str, group: str) -> None:
+    assert UnitNames(instance).group == group
 
 
 def test_the_server_is_unprivileged() -> None:
-    _, server, _ = unit_names("lab")
     for line in (
         "User=keeper",
         "Group=keeper",
@@ -31,31 +53,28 @@ def test_the_server_is_unprivileged() -> None:
         "CapabilityBoundingSet=",
         "AmbientCapabilities=",
     ):
-        assert line in _lines(server)
+        assert line in _lines(NAMES.server)
 
 
 def test_the_runner_keeps_what_it_uses_and_lets_runc_machines_gain() -> None:
-    runner, _, _ = unit_names("lab")
-    assert "CapabilityBoundingSet=CAP_CHOWN CAP_SYS_ADMIN" in _lines(runner)
-    assert "NoNewPrivileges=yes" not in _lines(runner)
+    assert "CapabilityBoundingSet=CAP_CHOWN CAP_SYS_ADMIN" in _lines(NAMES.runner)
+    assert "NoNewPrivileges=yes" not in _lines(NAMES.runner)
 
 
-def test_daemons_leave_no_trace() -> None:
-    for name in unit_names("lab")[:2]:
-        for line in ("UMask=0077", "LimitCORE=1"):
-            assert line in _lines(name)
+@pytest.mark.parametrize("name", DAEMONS)
+def test_daemons_leave_no_trace(name: str) -> None:
+    for line in ("UMask=0077", "LimitCORE=1"):
+        assert line in _lines(name)
 
 
 def test_each_daemon_finds_its_folder_after_a_reboot() -> None:
-    runner, server, _ = unit_names("lab")
-    assert "RuntimeDirectory=sandkeep/lab" in _lines(runner)
-    assert "RuntimeDirectory=sandkeep/lab/server" in _lines(server)
-    for name in (runner, server):
+    assert "RuntimeDirectory=sandkeep/lab" in _lines(NAMES.runner)
+    assert "RuntimeDirectory=sandkeep/lab/server" in _lines(NAMES.server)
+    for name in DAEMONS:
         assert "RuntimeDirectoryPreserve=yes" in _lines(name)
 
 
 def test_commands_use_the_interpreter_of_the_installation() -> None:
-    runner, server, _ = unit_names("lab")
     command = "ExecStart=/opt/sandkeep/1/bin/python -m sandkeep.cli.main"
-    assert f"{command} runner --instance lab" in _lines(runner)
-    assert f"{command} server --instance lab" in _lines(server)
+    assert f"{command} runner --instance lab" in _lines(NAMES.runner)
+    assert f"{command} server --instance lab" in _lines(NAMES.server)

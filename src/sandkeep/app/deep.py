@@ -66,7 +66,7 @@ async def _prove(settings: Settings, binary: Path, digest: str) -> None:
     runtime = GvisorRuntime(
         settings.run_folder / "deep",
         binary,
-        settings.cgroup_parent + "-deep",
+        f"{wiring.cgroup_parent(settings)}/deep",
         settings.gvisor_platform,
         frozenset({digest}),
     )

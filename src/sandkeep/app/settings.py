@@ -131,10 +131,6 @@ class Settings(BaseModel):
         return self.run_folder / "runner.sock"
 
     @property
-    def cgroup_parent(self) -> str:
-        return f"sandkeep-{self.instance}"
-
-    @property
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
         return f"http://{host}:{self.port}"

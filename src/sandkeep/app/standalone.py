@@ -15,10 +15,11 @@ import anyio
 import httpx2
 
 from sandkeep import __version__
-from sandkeep.app import units
+from sandkeep.app import systemd
 from sandkeep.app.daemon import RUNNER_CAPABILITIES, holder
 from sandkeep.app.server import acting_as
 from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file, handed_down
+from sandkeep.app.units import UnitNames
 from sandkeep.control import keys
 from sandkeep.domain.errors import Conflict, NotFound, PermissionDenied, Unavailable, Unsupported
 from sandkeep.engine import writer
@@ -55,10 +56,6 @@ def lacks_sqlite(settings: Settings) -> str | None:
     except ImportError as error:
         return f"{sys.executable} has no SQLite ({error})"
     return None
-
-
-def has_systemd() -> bool:
-    return Path("/run/systemd/system").is_dir()
 
 
 def installation_stamp() -> str:
@@ -100,8 +97,8 @@ async def up(settings: Settings, say: Say) -> None:
         say("another build was installed: restarting the daemons (sandboxes go on)")
         await stop_daemons(settings)
     write_durably(stamp_file, stamp.encode())
-    if has_systemd():
-        await _start_units(settings)
+    if systemd.is_pid_1():
+        await systemd.start(settings)
     else:
         _start_keeper(settings)
     await wait_ready(settings)
@@ -140,17 +137,6 @@ def _capabilities() -> list[str]:
     return ["setpriv", "--inh-caps=-all", "--bounding-set=-all" + "".join(f",+{name}" for name in RUNNER_CAPABILITIES)]
 
 
-async def _start_units(settings: Settings) -> None:
-    facts = units.UnitFacts(settings.instance, Path(sys.executable), settings.user, RUNNER_CAPABILITIES)
-    for name, text in units.units(facts).items():
-        path = Path("/etc/systemd/system") / name
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-    await process.run(["systemctl", "daemon-reload"], timeout=30)
-    runner, server, _ = units.unit_names(settings.instance)
-    await process.run(["systemctl", "enable", "--now", runner, server], timeout=60)
-
-
 async def wait_ready(settings: Settings) -> None:
     """Raises Unavailable with the end of the logs; at once when a daemon ends again and again."""
     last = "no answer"
@@ -183,14 +169,13 @@ async def wait_ready(settings: Settings) -> None:
 
 async def _ends(settings: Settings) -> dict[str, int]:
     """How often each daemon has ended and was started again, as its parent counts them."""
+    if systemd.installed(settings.instance):
+        names = UnitNames(settings.instance)
+        return {"runner": await systemd.restarts(names.runner), "server": await systemd.restarts(names.server)}
     counts = {}
-    for name, unit in zip(("runner", "server"), units.unit_names(settings.instance), strict=False):
-        if has_systemd():
-            argv = ["systemctl", "show", "--property=NRestarts", "--value", unit]
-            text = (await process.run(argv, timeout=30, check=False)).stdout.strip()
-        else:
-            path = settings.run_folder / f"{name}.ends"
-            text = path.read_text().strip() if path.exists() else ""
+    for name in ("runner", "server"):
+        path = settings.run_folder / f"{name}.ends"
+        text = path.read_text().strip() if path.exists() else ""
         counts[name] = int(text) if text.isdigit() else 0
     return counts
 
@@ -221,10 +206,9 @@ async def _key_works(settings: Settings) -> bool:
 async def stop_daemons(settings: Settings) -> bool:
     """False when none ran."""
     ran = False
-    if has_systemd() and Path("/etc/systemd/system", units.unit_names(settings.instance)[0]).exists():
-        runner, server, _ = units.unit_names(settings.instance)
+    if systemd.installed(settings.instance):
         ran = any(_pids(settings))
-        await process.run(["systemctl", "stop", server, runner], timeout=60, check=False)
+        await systemd.stop(settings.instance)
     for pid in _pids(settings):
         if pid is None:
             continue

@@ -23,9 +23,9 @@ import anyio
 from anyio.to_thread import run_sync
 
 from sandkeep import __version__
-from sandkeep.app import doctor, inspection, units, wiring
+from sandkeep.app import doctor, inspection, systemd, wiring
 from sandkeep.app.settings import Settings, redacted, secrets_of
-from sandkeep.app.standalone import has_systemd, installation_stamp, require_root
+from sandkeep.app.standalone import installation_stamp, require_root
 from sandkeep.domain.errors import AlreadyExists, InvalidArgument, SandkeepError
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Record, Records
@@ -137,7 +137,7 @@ async def _versions(settings: Settings) -> dict[str, Any]:
         "python": sys.version,
         "kernel": " ".join(os.uname()[2:]),
         "distribution": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
-        "systemd": has_systemd(),
+        "systemd": systemd.is_pid_1(),
         "programs": found,
     }
 
@@ -194,11 +194,10 @@ async def _add_logs(settings: Settings, archive: _Archive) -> None:
             archive.add(f"logs/{path.name}", "the end of a log of ours", await run_sync(_end_of, path))
         except OSError as error:
             archive.miss(f"logs/{path.name}", error.strerror or str(error))
-    if has_systemd():
-        names = [argument for name in units.unit_names(settings.instance)[:2] for argument in ("--unit", name)]
+    if systemd.installed(settings.instance):
         try:
-            done = await process.run(["journalctl", "--no-pager", "--lines=20000", *names], timeout=60)
-            archive.add("logs/journalctl.txt", "the daemons' lines in systemd's journal", done.stdout)
+            said = await systemd.journal(settings.instance)
+            archive.add("logs/journalctl.txt", "the daemons' lines in systemd's journal", said)
         except (process.ProgramError, process.ProgramMissingError, process.ProgramTimeoutError) as error:
             archive.miss("logs/journalctl.txt", str(error))
 

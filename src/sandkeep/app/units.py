@@ -1,8 +1,11 @@
-"""systemd units, for hosts where systemd is pid 1. Pure."""
+"""systemd units, for hosts where systemd is pid 1. Pure; `systemd` installs them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+DASH = r"\x2d"
+"""How systemd writes a dash that is part of a name."""
 
 
 @dataclass(frozen=True)
@@ -16,33 +19,77 @@ class UnitFacts:
     capabilities: Sequence[str]
 
 
-def unit_names(instance: str) -> tuple[str, str, str]:
-    return (
-        f"sandkeep-{instance}-runner.service",
-        f"sandkeep-{instance}-server.service",
-        f"sandkeep-{instance}.slice",
-    )
+@dataclass(frozen=True)
+class UnitNames:
+    """Of one instance. sandboxes: the unit that machines' control groups lie in; slice: what an operator limits all of
+    them by, and nothing else is in it. A dash in a slice's name means a slice within a slice, so one in the instance's
+    name is escaped."""
+
+    instance: str
+
+    @property
+    def runner(self) -> str:
+        return f"sandkeep-{self.instance}-runner.service"
+
+    @property
+    def server(self) -> str:
+        return f"sandkeep-{self.instance}-server.service"
+
+    @property
+    def sandboxes(self) -> str:
+        return f"sandkeep-{self.instance}-sandboxes.service"
+
+    @property
+    def slice(self) -> str:
+        return f"sandkeep-{self.instance.replace('-', DASH)}.slice"
+
+    @property
+    def services(self) -> tuple[str, str, str]:
+        """In the order of their start."""
+        return (self.sandboxes, self.runner, self.server)
+
+    @property
+    def group(self) -> str:
+        """Path of the sandboxes' control group below each hierarchy's root."""
+        return f"sandkeep.slice/{self.slice}/{self.sandboxes}"
 
 
 def units(facts: UnitFacts) -> dict[str, str]:
-    """File name -> content. Ending a daemon ends no sandbox: KillMode=process, and machines live in groups of their own
-    below the delegated slice. What `up` makes in /run is gone after a reboot, when systemd alone starts the daemons: each
-    has its folder there as RuntimeDirectory."""
-    runner, server, slice_name = unit_names(facts.instance)
+    """File name -> content. Ending a daemon ends no sandbox: KillMode=process, and machines live in the control group
+    of a unit of their own, which systemd delegates to us and which a process that only sleeps keeps there. What `up`
+    makes in /run is gone after a reboot, when systemd alone starts the daemons: each has its folder there as
+    RuntimeDirectory."""
+    names = UnitNames(facts.instance)
     command = f"{facts.python} -m sandkeep.cli.main"
     return {
-        slice_name: f"""[Unit]
+        names.slice: f"""[Unit]
 Description=Sandkeep sandboxes of instance {facts.instance}
 """,
-        runner: f"""[Unit]
+        names.sandboxes: f"""[Unit]
+Description=Sandkeep control groups of the sandboxes of instance {facts.instance}
+
+[Service]
+Type=simple
+ExecStart=/usr/bin/sleep infinity
+Slice={names.slice}
+Delegate=yes
+KillMode=process
+Restart=always
+RestartSec=1
+OOMScoreAdjust=-1000
+TasksMax=infinity
+
+[Install]
+WantedBy=multi-user.target
+""",
+        names.runner: f"""[Unit]
 Description=Sandkeep runner of instance {facts.instance}
-After=network.target local-fs.target
+After=network.target local-fs.target {names.sandboxes}
+Wants={names.sandboxes}
 
 [Service]
 Type=simple
 ExecStart={command} runner --instance {facts.instance}
-Slice={slice_name}
-Delegate=yes
 KillMode=process
 Restart=always
 RestartSec=1
@@ -59,10 +106,10 @@ OOMScoreAdjust=-500
 [Install]
 WantedBy=multi-user.target
 """,
-        server: f"""[Unit]
+        names.server: f"""[Unit]
 Description=Sandkeep server of instance {facts.instance}
-After=network.target {runner}
-Wants={runner}
+After=network.target {names.runner}
+Wants={names.runner}
 
 [Service]
 Type=simple

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import anyio
 
+from sandkeep.app import systemd
 from sandkeep.app.agents import current_agent
 from sandkeep.app.settings import Settings
+from sandkeep.app.units import UnitNames
 from sandkeep.contracts.disks import Disks
 from sandkeep.domain.sandbox import RuntimeKind
 from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
@@ -75,17 +77,24 @@ def first_existing(configured: Path | None, places: tuple[Path, ...]) -> Path:
     return next((place for place in places if place.exists()), places[0])
 
 
+def cgroup_parent(settings: Settings) -> str:
+    """What machines' control groups lie below: systemd's unit for them, or without one a group of ours at the top."""
+    if systemd.installed(settings.instance):
+        return UnitNames(settings.instance).group
+    return f"sandkeep-{settings.instance}"
+
+
 def make_runtimes(settings: Settings) -> tuple[GvisorRuntime, RuncRuntime]:
     return (
         GvisorRuntime(
             settings.run_folder,
             first_existing(settings.runsc, RUNSC_PLACES),
-            settings.cgroup_parent,
+            cgroup_parent(settings),
             settings.gvisor_platform,
             approved_builds(settings),
             settings.builds_folder,
         ),
-        RuncRuntime(settings.run_folder, first_existing(settings.runc, RUNC_PLACES), settings.cgroup_parent),
+        RuncRuntime(settings.run_folder, first_existing(settings.runc, RUNC_PLACES), cgroup_parent(settings)),
     )
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from anyio.to_thread import run_sync
 
-from sandkeep.app import units, wiring
+from sandkeep.app import systemd, wiring
 from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file
 from sandkeep.app.setup import changes
-from sandkeep.app.standalone import has_systemd, require_instance, require_root, stop_daemons
+from sandkeep.app.standalone import require_instance, require_root, stop_daemons
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.drivers.network.host import remove_accept_rule
 from sandkeep.drivers.network.netns import NetnsNetworks
@@ -79,13 +79,13 @@ async def purge(settings: Settings, say: Say) -> None:
     await step("pool", close_pool)
     known = changes.noted(settings)
     if not problems:
+        if systemd.installed(settings.instance):  # last of what a repeated purge finds machines by
+            await step("units", lambda: systemd.remove(settings.instance))
         for folder in (settings.data_folder, settings.run_folder, settings.log_folder):
             await step(str(folder), partial(_remove_tree, folder))
         config_file(settings.instance).unlink(missing_ok=True)
         config.forget_instance(settings.instance)
     await step("forwarding", lambda: changes.restore_forwarding(settings))
-    if has_systemd():
-        await step("units", lambda: _remove_units(settings))
     if not _other_instances() and known.get("user"):
         await step("user", lambda: process.run(["userdel", known["user"]], timeout=30, check=False))
     if problems:
@@ -114,14 +114,6 @@ async def _stop_resolver(settings: Settings) -> None:
     except KeyError:
         return
     await ResolverKeeper(ResolverSettings(wiring.network_settings(settings), account.pw_uid, account.pw_gid)).stop()
-
-
-async def _remove_units(settings: Settings) -> None:
-    names = units.unit_names(settings.instance)
-    await process.run(["systemctl", "disable", *names[:2]], timeout=30, check=False)
-    for name in names:
-        Path("/etc/systemd/system", name).unlink(missing_ok=True)
-    await process.run(["systemctl", "daemon-reload"], timeout=30, check=False)
 
 
 def _remove_tree(folder: Path) -> None:

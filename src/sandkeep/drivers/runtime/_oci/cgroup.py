@@ -24,7 +24,8 @@ _STEP = 0.0005
 
 @dataclass(frozen=True)
 class Groups:
-    """parent: path below each hierarchy's root, such as `sandkeep-main/gvisor`."""
+    """parent: path below each hierarchy's root, such as `sandkeep-main/gvisor`. A group on the way that another program
+    made for us may hold a process."""
 
     layout: Layout
     parent: str
@@ -38,13 +39,11 @@ class Groups:
             folder = hierarchy.path
             for part in Path(self.parent).parts:
                 if hierarchy.version == 2:
-                    missing = wanted - set((read(folder / "cgroup.subtree_control") or "").split())
-                    if missing:
-                        write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+                    _hand_down(folder, wanted)
                 folder /= part
                 folder.mkdir(exist_ok=True)
-            if hierarchy.version == 2 and wanted:
-                write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(wanted)))
+            if hierarchy.version == 2:
+                _hand_down(folder, wanted)
 
     def close(self) -> None:
         """Remove the parents that are empty now."""
@@ -230,6 +229,31 @@ class Group:
         deadline = time.monotonic() + timeout
         for hierarchy in self.layout.all:
             _remove(hierarchy, self.path, deadline)
+
+
+def _hand_down(folder: Path, controllers: set[str]) -> None:
+    """Switch them on for the groups below one of version 2."""
+    switches = folder / "cgroup.subtree_control"
+    missing = sorted(controllers - set((read(switches) or "").split()))
+    if not missing:
+        return
+    text = " ".join(f"+{name}" for name in missing)
+    try:
+        write(switches, text)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        _vacate(folder)  # the kernel lets only groups without processes hand down
+        write(switches, text)
+
+
+def _vacate(folder: Path) -> None:
+    """Its own processes go into a group below: those that hold a group for us, as in a unit of systemd's."""
+    holder = folder / "holder"
+    holder.mkdir(exist_ok=True)
+    for pid in (read(folder / "cgroup.procs") or "").split():
+        with contextlib.suppress(ProcessLookupError):
+            write(holder / "cgroup.procs", pid)
 
 
 def _remove(hierarchy: Hierarchy, path: str, deadline: float) -> None:
