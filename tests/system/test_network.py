@@ -187,6 +187,13 @@ def test_ipv6_goes_nowhere(client: Client, runtime: str) -> None:
     assert [said in ("refused", "unreachable") and seconds < 1 for said, seconds in found] == [True] * 3, found
 
 
+def test_localhost_answers_over_ipv6(client: Client, runtime: str) -> None:
+    """Some programs take ::1, which /etc/hosts lists, before 127.0.0.1."""
+    one = box(client, runtime)
+    echo = "s = socket.create_server(('::1', 0), family=socket.AF_INET6); socket.create_connection(s.getsockname()[:2])"
+    assert one.exec(["python3", "-c", f"import socket; {echo}; print(s.accept()[1][0])"]).stdout == "::1\n"
+
+
 def test_names_come_from_the_gateway_alone(client: Client, outside: Internet, runtime: str) -> None:
     one, lies = box(client, runtime), outside.liar.queries
     assert one.exec("python3 -c 'import socket; print(socket.gethostbyname(\"example.com\"))'").stdout == f"{TRUTH}\n"

@@ -82,7 +82,7 @@ func start(spec Spec, defaults *settings.Settings, reaper *Reaper, output *ring.
 	p.mu.Unlock()
 	if err != nil {
 		plumbing.abandon()
-		return nil, startError(spec.Command, err)
+		return nil, startError(spec, err)
 	}
 	Unshield(p.PID)
 	plumbing.handOver()
@@ -99,11 +99,14 @@ func start(spec Spec, defaults *settings.Settings, reaper *Reaper, output *ring.
 	return p, nil
 }
 
-func startError(command string, err error) error {
+func startError(spec Spec, err error) error {
 	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
-		return fmt.Errorf("error starting process '%s': %w", command, err)
+		return fmt.Errorf("error starting process '%s': %w", spec.Command, err)
 	}
-	return fmt.Errorf("%werror starting process '%s': %v", ErrRefused, command, err)
+	if errors.Is(err, syscall.EACCES) { // of the folder or of the file: the kernel does not say
+		err = fmt.Errorf("%w (user %s must be able to execute it and to enter '%s')", err, spec.User.Name, spec.Dir)
+	}
+	return fmt.Errorf("%werror starting process '%s': %v", ErrRefused, spec.Command, err)
 }
 
 // expireAfter kills the whole tree at a deadline, whether anybody is connected or not.

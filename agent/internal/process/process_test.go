@@ -194,7 +194,7 @@ func TestRefusals(t *testing.T) {
 		"cwd '/no/where' does not exist": {Command: "/bin/true", Dir: "/no/where", User: me()},
 		"no such file":                   {Command: "/no/such/program", User: me()},
 		"not found in PATH":              {Command: "no-such-program", User: me()},
-		"permission denied":              {Command: "/etc/passwd", User: me()},
+		"execute it and to enter '/tmp'": {Command: "/etc/passwd", Dir: "/tmp", User: me()},
 		"invalid environment":            {Command: "/bin/true", Envs: map[string]string{"A=B": ""}, User: me()},
 	} {
 		if _, _, err := table.Start(spec); err == nil || !strings.Contains(err.Error(), want) {

@@ -23,6 +23,7 @@ _Result = TypeVar("_Result")
 
 _SYSCTLS = (
     ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/lo/disable_ipv6", "0"),  # programs that find ::1 as localhost in /etc/hosts expect it
     ("ipv4/ip_forward", "0"),  # a new namespace inherits the host's 1
 )
 
@@ -52,7 +53,7 @@ def _in_thread(function: Callable[[], _Result]) -> _Result:
 
 
 def create(path: Path) -> Netlink:
-    """A new namespace, kept by a bind mount at `path` and by nothing else; IPv6 is off and nothing is forwarded.
+    """A new namespace, kept by a bind mount at `path` and by nothing else; IPv6 is off but for ::1 and nothing is forwarded.
     Returns a socket that lives inside. Raises FileExistsError, OSError."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400))
 
