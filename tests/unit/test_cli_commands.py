@@ -103,6 +103,13 @@ def test_create_prints_the_id_alone(api: FakeApi, run: Run, monkeypatch: pytest.
     assert list(api.sandboxes.values())[1]["asked"] == {}
 
 
+def test_a_value_that_no_request_can_carry(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYTES", os.fsdecode(b"\xff"))
+    for option in (["--env", "BYTES"], ["--env", os.fsdecode(b"A=\xfe")], ["--label", os.fsdecode(b"\xfd=1")]):
+        code, _, err = run("create", *option)
+        assert (code, "is not UTF-8" in err) == (2, True), err
+
+
 def test_list_and_show_say_what_runc_is_for(api: FakeApi, run: Run) -> None:
     api.add("a", labels={"team": "web"})
     api.add("b", runtime="runc", phase="paused", hold="disk", reason="idle for \x1b[2J30m")
@@ -266,6 +273,8 @@ def test_cp_of_files(api: FakeApi, run: Run, tmp_path: Path) -> None:
     assert run("cp", "dev:/nope", str(tmp_path))[0] == 3
     for wrong in (["a", "b"], ["dev:/a", "dev:/b"], [str(tmp_path), "dev:/x"], [str(tmp_path / "nope"), "dev:/x"]):
         assert run("cp", *wrong)[0] == 2
+    code, _, err = run("cp", "dev:/work/notes.txt", str(tmp_path / "missing" / "copy"))
+    assert (code, f"{tmp_path / 'missing'} is no folder" in err) == (2, True)
     source.chmod(0o755)
     assert run("cp", str(source), "dev:/work/tool", "--json")[0] == 0
     assert b"tool" in api.tree_got

@@ -45,6 +45,10 @@ def pairs(
                 text = os.environ[name]
             elif not equals or not name:
                 raise click.BadParameter(f"{item!r} is not {what}", ctx, param)
+            try:
+                item.encode(), text.encode()
+            except UnicodeEncodeError:  # bytes of ours that no JSON can carry
+                raise click.BadParameter(f"{name!r} is not UTF-8: let it be read from a file", ctx, param) from None
             found[name] = text
         return found
 

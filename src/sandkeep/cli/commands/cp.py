@@ -127,6 +127,8 @@ def _out(
         target = Path(local)
         if target.is_dir() or local.endswith("/"):
             target = target / _safe_name(found.name)
+        if not target.parent.is_dir():
+            raise click.UsageError(f"{target.parent} is no folder; make it first")
         with _replacing(target, found) as file:
             for chunk in sandbox.files.read_stream(path, user=user):
                 file.write(chunk)
