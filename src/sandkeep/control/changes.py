@@ -1,8 +1,8 @@
-"""What an update may change of a sandbox, what becomes of its spec then, and which pauses are possible."""
+"""Which changes of a sandbox are possible, and what becomes of its spec by an update."""
 
 from dataclasses import dataclass, replace
 
-from sandkeep.domain.errors import Conflict, Unsupported
+from sandkeep.domain.errors import Conflict, NotFound, Unsupported
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits, Persistence, Phase, Sandbox, Spec
 
@@ -43,6 +43,12 @@ def as_on_node(sandbox: Sandbox, node: Spec, now: float) -> Sandbox:
     spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels)
     expires = sandbox.expires_at if node.lifetime == sandbox.spec.lifetime else node.lifetime.ends(now)
     return replace(sandbox, spec=spec, operation=None, updated_at=now, expires_at=expires)
+
+
+def refuse_deleted(sandbox: Sandbox | None) -> None:
+    """Raises NotFound for one that is gone, or will be: nothing but its deletion changes it any more."""
+    if sandbox is None or sandbox.status.phase is Phase.DELETING:
+        raise NotFound("it is being deleted")
 
 
 def check_pause(sandbox: Sandbox, hold: Hold) -> None:

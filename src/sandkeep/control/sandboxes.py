@@ -16,7 +16,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
-from sandkeep.control.changes import Changes, changed, check_pause
+from sandkeep.control.changes import Changes, changed, check_pause, refuse_deleted
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
@@ -270,8 +270,7 @@ class Sandboxes:
         async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
-                if sandbox.status.phase is Phase.DELETING:  # a newer epoch than the delete's would hold that up
-                    raise NotFound("it is being deleted")
+                refuse_deleted(sandbox)  # a newer epoch than the delete's would hold that up
                 spec = changed(sandbox.spec, changes)
                 spec.check()
                 if spec.limits.disk < sandbox.spec.limits.disk:
@@ -364,8 +363,7 @@ class Sandboxes:
         return self._endpoints.put(project_id, reference, reached, forgotten)
 
     async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
-        if sandbox.status.phase is Phase.DELETING:
-            raise NotFound("it is being deleted")
+        refuse_deleted(sandbox)
         if not wake:
             raise Conflict(
                 f"it is not running ({sandbox.status.reason or sandbox.status.phase})",
@@ -374,12 +372,13 @@ class Sandboxes:
             )
         async with self._held(sandbox.project_id, sandbox.id):  # whatever is under way ends first
             sandbox = await self.get(sandbox.project_id, sandbox.id)
-        if sandbox.status.phase in TRANSITIONAL and sandbox.status.phase is not Phase.DELETING:
+        refuse_deleted(sandbox)
+        if sandbox.status.phase in TRANSITIONAL:
             # A crash left it so: the reconciler settles it as soon as the node is back.
-            sandbox = await self.wait(sandbox.project_id, sandbox.id, set(Phase) - TRANSITIONAL, _SETTLED_WITHIN)
+            settled = set(Phase) - TRANSITIONAL | {Phase.DELETING}
+            sandbox = await self.wait(sandbox.project_id, sandbox.id, settled, _SETTLED_WITHIN)
+            refuse_deleted(sandbox)
         match sandbox.status.phase:
-            case Phase.DELETING:
-                raise NotFound("it is being deleted")
             case Phase.RUNNING:
                 return sandbox
             case Phase.PAUSED:
@@ -439,8 +438,7 @@ class Sandboxes:
         async with self._held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
-                if sandbox.status.phase is Phase.DELETING:
-                    raise NotFound("it is being deleted")
+                refuse_deleted(sandbox)
                 if settled(sandbox):
                     return await self._without_plan(ledger, sandbox) if by_hand else sandbox
                 if by_hand:
@@ -530,9 +528,7 @@ class Sandboxes:
     async def _save(self, ledger: Ledger, sandbox: Sandbox, expected_epoch: int) -> None:
         if await store.save(ledger.transaction, sandbox, expected_epoch):
             return
-        current = await store.by_id(ledger.transaction, sandbox.id)
-        if current is None or current.status.phase is Phase.DELETING:
-            raise NotFound("it is being deleted")
+        refuse_deleted(await store.by_id(ledger.transaction, sandbox.id))
         raise Conflict("it was changed meanwhile", hint="look again and retry")
 
     # -- for the reconciler
