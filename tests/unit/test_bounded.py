@@ -1,8 +1,6 @@
 """Nothing that the daemons remember of a sandbox outlives it, whatever its life was like."""
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,17 +8,11 @@ import pytest
 
 from sandkeep.domain.errors import NoCapacity, PauseFailed
 from sandkeep.domain.sandbox import RuntimeKind
-from sandkeep.testing.platform import LocalPlatform, platform
+from sandkeep.testing.platform import LocalPlatform
 
 pytestmark = pytest.mark.anyio
 
 CYCLES = 60
-
-
-@pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalPlatform]:
-    async with platform(tmp_path / "platform") as made:
-        yield made
 
 
 def remembered(local: LocalPlatform) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,12 +132,6 @@ def test_what_an_update_that_nobody_ended_looks_like(phase: Phase, operation: st
 
 
 # -- the whole of it, on fakes
-
-
-@pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalPlatform]:
-    async with platform(tmp_path / "platform") as made:
-        yield made
 
 
 async def create(local: LocalPlatform, **fields: Any) -> dict[str, Any]:

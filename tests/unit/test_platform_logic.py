@@ -1,8 +1,6 @@
 """The engine and the control plane on fakes: what must hold when steps fail and the node dies between any two lines."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,15 +10,9 @@ from sandkeep.contracts.guest import Unsavable
 from sandkeep.domain.errors import Internal, PauseFailed
 from sandkeep.domain.sandbox import RuntimeKind
 from sandkeep.lib.turns import Turns
-from sandkeep.testing.platform import LocalPlatform, platform
+from sandkeep.testing.platform import LocalPlatform
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalPlatform]:
-    async with platform(tmp_path / "platform") as made:
-        yield made
 
 
 async def create(local: LocalPlatform, **fields: Any) -> dict[str, Any]:

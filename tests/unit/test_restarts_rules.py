@@ -1,7 +1,6 @@
 """A machine that ends by itself: what follows by its owner's rule, on the fakes and with a clock that the test turns."""
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -10,15 +9,9 @@ import pytest
 from sandkeep.domain.errors import Internal
 from sandkeep.domain.restart import LONGEST_WAIT, LOOP, Restarts, wait_before
 from sandkeep.domain.sandbox import RuntimeKind
-from sandkeep.testing.platform import LocalPlatform, platform
+from sandkeep.testing.platform import LocalPlatform
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[LocalPlatform]:
-    async with platform(tmp_path / "platform") as made:
-        yield made
 
 
 async def create(local: LocalPlatform, **fields: Any) -> str:
