@@ -235,6 +235,20 @@ async def test_a_full_disk_under_the_node_refuses_changes_and_harms_nothing(loca
     assert (await local.node.fsck())["findings"] == []
 
 
+async def test_many_who_ask_at_once_whether_the_disk_is_well_do_not_disturb_each_other(local: LocalPlatform) -> None:
+    said = []
+
+    async def ask() -> None:
+        said.append(await local.node.storage())
+
+    for _ in range(5):
+        local.clock.advance(100)
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(ask)
+    assert said == [""] * 100
+
+
 async def test_a_machine_that_ends_while_the_disk_is_full_is_noted_when_it_is_not(local: LocalPlatform) -> None:
     filler: Path = local.filler  # type: ignore[attr-defined]
     made = (await local.http.post("/v1/sandboxes", json={"on_failure": "stop"})).json()

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +162,21 @@ async def test_builds_that_no_image_needs_go(tmp_path: Path) -> None:
         builds.keep(tmp_path / "runsc", name)
     await runtime.keep_builds([{"sha256": "needed"}])
     assert {path.name for path in (tmp_path / "builds").iterdir()} == {"needed", runtime._build.sha256}
+
+
+def test_first_pauses_that_come_together_put_one_build_aside(tmp_path: Path) -> None:
+    (tmp_path / "runsc").write_bytes(os.urandom(8 << 20))
+    for attempt in range(5):
+        builds, together = Builds(tmp_path / f"builds-{attempt}"), threading.Barrier(8)
+
+        def keep(builds: Builds = builds, together: threading.Barrier = together) -> Path:
+            together.wait()
+            return builds.keep(tmp_path / "runsc", "sum")
+
+        with ThreadPoolExecutor(8) as pool:
+            (kept,) = {future.result() for future in [pool.submit(keep) for _ in range(8)]}
+        assert kept.read_bytes() == (tmp_path / "runsc").read_bytes()
+        assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
 class Node:

@@ -70,6 +70,7 @@ class Supervisor:
         self._tasks: TaskGroup | None = None
         self._tombstones = Tombstones(parts)
         self._probed: tuple[float, str] | None = None
+        self._probing = anyio.Lock()
         self._watched, self._watchers = set[str](), set[str]()
         self._deleted: dict[str, None] = {}
 
@@ -438,10 +439,11 @@ class Supervisor:
         return await self._parts.capacity()
 
     async def storage(self) -> str:
-        now = self._parts.clock.monotonic()
-        if self._probed is None or now - self._probed[0] > _PROBE_EVERY:
-            self._probed = now, await run_sync(self._parts.records.trouble)
-        return self._probed[1]
+        async with self._probing:  # two at once would take each other's file for a fault of the disk
+            now = self._parts.clock.monotonic()
+            if self._probed is None or now - self._probed[0] > _PROBE_EVERY:
+                self._probed = now, await run_sync(self._parts.records.trouble)
+            return self._probed[1]
 
     async def show(self, sandbox_id: str) -> Observed | None:
         record = self._parts.records.sandboxes.get(sandbox_id)
