@@ -11,8 +11,6 @@ from torture import trial
 from torture.matrix import SCENARIOS, Cell, sample
 from torture.run import measured
 
-pytestmark = pytest.mark.long
-
 _PARTS = 4
 
 

@@ -248,12 +248,15 @@ async def test_a_resume_without_its_agent_is_refused_and_nothing_is_touched(node
     await node.upgrade("newer")
     shutil.rmtree(local.folder / "agents" / "fake")
     before = node.record.generation
+    (finding,) = (await local.node.fsck())["findings"]
+    assert (finding["kind"], finding["subject"]) == ("generation.unfitting", node.id)
     with pytest.raises(Unsupported, match="agent that this memory was saved with"):
         await local.node.resume(node.operation(), node.id)
     assert (node.record.phase, node.record.generation) == (Phase.PAUSED, before)
     await local.node.stop(node.operation(), node.id)
     await local.node.start(node.operation(), node.id, False)
     assert node.mounted == "newer"
+    assert (await local.node.fsck())["findings"] == []
 
 
 @pytest.mark.anyio

@@ -5,8 +5,10 @@ It enumerates the world, not the journal's memory, and so runs also while both d
 
 from typing import Any
 
+from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.sandbox import Hold, Phase
 from sandkeep.engine.admission import holds_memory
+from sandkeep.engine.hibernation import check_fits
 from sandkeep.engine.parts import Parts
 
 
@@ -63,6 +65,11 @@ async def check(parts: Parts) -> dict[str, Any]:
     for record in records.values():
         if record.phase is Phase.PAUSED and record.hold is Hold.DISK and not record.generation:
             found("record.torn", record.id, "paused on disk without a memory image")
+        if record.generation and record.phase is not Phase.DELETED:
+            try:
+                check_fits(parts, record, record.generation)
+            except SandkeepError as error:
+                found("generation.unfitting", record.id, f"its memory image cannot be resumed here: {error.message}")
         if record.phase is Phase.DELETED and (record.id in contents.disks or record.machine in machines):
             found("record.tombstone", record.id, "deleted, and not yet erased")
     for name in parts.records.unreadable:

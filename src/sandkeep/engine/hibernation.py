@@ -140,15 +140,21 @@ async def _probe(parts: Parts, runtime: Runtime, attachment: Attachment, machine
     raise failure
 
 
+def check_fits(parts: Parts, record: Record, kept: Generation) -> MemoryImage:
+    """What the runtime restores it from. Raises Unsupported when this host has not what it was saved with."""
+    image = MemoryImage(tuple(kept.files), kept.requires)
+    parts.runtime(record.spec.runtime).check_image(image)
+    agents.check_kept(parts, record)
+    return image
+
+
 async def resume_from_disk(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
     """A fresh clone of the generation goes on running; the generation is untouched until the caller drops it."""
     kept = record.generation
     if kept is None:
         raise Conflict("there is no memory image to resume from", hint="start it from its disk: sandkeep start")
     runtime = parts.runtime(record.spec.runtime)
-    image = MemoryImage(tuple(kept.files), kept.requires)
-    runtime.check_image(image)
-    agents.check_kept(parts, record)
+    image = check_fits(parts, record, kept)
     folder = parts.disks.memory_folder(record.id, kept.id)
     record = machine.next_machine(parts, record, undos)
     entry.step("disk.restore", generation=kept.id, machine=record.machine, slot=record.slot)
