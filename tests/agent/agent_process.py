@@ -1,5 +1,5 @@
 """The built agent as pid 1 of its own pid, mount and host name spaces. Nothing of the host's /etc, /run or /home is
-touched: the agent sees private copies."""
+touched: the agent sees private copies. Nor can it set the clock, which is the host's."""
 
 import json
 import os
@@ -36,7 +36,17 @@ class Agent:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._outer = subprocess.Popen(
-            ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            [
+                "setpriv",
+                "--bounding-set=-sys_time",
+                "unshare",
+                "--mount",
+                "--uts",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ]
             + ["sh", "-c", BOOT, "boot", str(scratch), binary, "--port", str(self.port)],
             env={"PATH": os.environ["PATH"], "SECRET_OF_THE_HOST": "1"},
         )

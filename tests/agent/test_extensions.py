@@ -237,8 +237,10 @@ def test_auth_and_init(fresh_agent):
         "caBundle": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----",
         "timestamp": time.time() - 5,
     }
+    ahead = time.time() - time.monotonic()
     answer = agent.call("POST", "/init", body, token=None, Accept="application/json")
     assert answer[0] == 200
+    assert abs(time.time() - time.monotonic() - ahead) < 1, "it set the clock of this host"
     told = json.loads(answer[1])
     assert -6 < told["skewSeconds"] < -4 and told["warnings"] == []
     show = agent.exec(

@@ -1,6 +1,7 @@
 """The guest's contract against the real agent over TCP, and against the fake."""
 
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -83,8 +84,18 @@ async def test_an_agent_that_is_not_there_is_unreachable_within_the_deadline(cas
 async def test_quiesce_and_resume(case: Case) -> None:
     assert await case.guest.quiesce(case.endpoint, 5) is not None
     await case.guest.hang_up(case.endpoint.address)
-    await case.guest.resumed(case.endpoint, "contract", 0.0 if isinstance(case.guest, FakeGuest) else _now(), "gen_1")
+    await case.guest.resumed(case.endpoint, "contract", time.time, "gen_1")
     assert (await case.guest.exec(case.endpoint, ExecRequest(("echo", "on")))).stdout == b"on\n"
+
+
+async def test_a_clock_inside_that_is_wrong_fails_the_resume(case: Case) -> None:
+    if isinstance(case.guest, FakeGuest):
+        pytest.skip("the fake has no clock")
+    for wrong in (-60, 60):
+        with pytest.raises(GuestError, match="clock inside"):
+            await case.guest.resumed(case.endpoint, "contract", lambda wrong=wrong: time.time() + wrong, "gen_1")  # type: ignore[misc]
+    was_set_meanwhile = iter([time.time() + 60, time.time()])
+    await case.guest.resumed(case.endpoint, "contract", lambda: next(was_set_meanwhile), "gen_1")
 
 
 async def test_a_request_passes_through_both_ways(case: Case) -> None:
@@ -160,9 +171,3 @@ async def test_the_agent_tells_its_protocol(case: Case) -> None:
         said = next(value for name, value in answer.headers if name.lower() == b"sandkeep-agent-protocol")
         assert int(said) in AGENT_PROTOCOLS
         assert not [chunk async for chunk in answer.body]
-
-
-def _now() -> float:
-    import time
-
-    return time.time()

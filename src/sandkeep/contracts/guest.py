@@ -1,6 +1,6 @@
 """The guest: what engine and control may ask of the agent in a sandbox. Every byte from it is a stranger's."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -98,8 +98,9 @@ class Guest(Protocol):
         """Flush file systems; name what a memory save could not keep."""
         ...
 
-    async def resumed(self, endpoint: Endpoint, hostname: str, timestamp: float, generation: str) -> None:
-        """The steps after a memory restore. Raises when the clock is off by more than 0.5 s afterwards."""
+    async def resumed(self, endpoint: Endpoint, hostname: str, now: Callable[[], float], generation: str) -> None:
+        """The steps after a memory restore. `now`: the host's clock. Raises when the clock inside is off by more than
+        0.5 s afterwards; that the host's was set meanwhile, or that the answer took long, does not count."""
         ...
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult: ...

@@ -170,7 +170,7 @@ async def resume_from_disk(parts: Parts, record: Record, entry: Entry, undos: Un
     async with machine.while_alive(runtime, plan.id):
         await parts.guest.wait_ready(endpoint, parts.settings.boot_deadline)
         entry.step("guest.resume")
-        await parts.guest.resumed(endpoint, hostname(record), parts.clock.now(), kept.id)
+        await parts.guest.resumed(endpoint, hostname(record), parts.clock.now, kept.id)
     entry.step("network.unblock")
     await parts.networks.unblock(attachment)
     return replace(record, phase=Phase.RUNNING, hold=None, reason="resumed from disk")

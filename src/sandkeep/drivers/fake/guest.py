@@ -46,7 +46,7 @@ class FakeGuest:
         found, self.unsavable = self.unsavable, ()
         return found
 
-    async def resumed(self, endpoint: Endpoint, hostname: str, timestamp: float, generation: str) -> None:
+    async def resumed(self, endpoint: Endpoint, hostname: str, now: Callable[[], float], generation: str) -> None:
         self._reach(endpoint)
         self.resumes.append(generation)
 
