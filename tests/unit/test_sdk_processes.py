@@ -203,7 +203,9 @@ def test_a_terminal_says_at_once_what_is_wrong(api: FakeApi, sandbox: Sandbox) -
         sandbox.open_terminal()
 
 
-@pytest.mark.parametrize(("phase", "kind"), [("paused", errors.StreamLost), ("", errors.ProcessLost)])
+@pytest.mark.parametrize(
+    ("phase", "kind"), [("paused", errors.StreamLost), ("stopped", errors.ProcessLost), ("", errors.ProcessLost)]
+)
 def test_a_terminal_is_lost_with_its_sandbox(
     api: FakeApi, sandbox: Sandbox, phase: str, kind: type[errors.SandkeepError]
 ) -> None:

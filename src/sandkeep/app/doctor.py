@@ -1,7 +1,6 @@
 """`sandkeep doctor`: what this host can do and what it lacks, each finding with its remedy. Reads only."""
 
 import os
-import pwd
 
 from anyio.to_thread import run_sync
 
@@ -13,7 +12,15 @@ from sandkeep.app.inspection import apart
 from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
-from sandkeep.app.standalone import SQLITE_REMEDY, free_space, lacks_sqlite, require_root
+from sandkeep.app.standalone import (
+    PYTHON_REMEDY,
+    SQLITE_REMEDY,
+    free_space,
+    lacks_sqlite,
+    require_root,
+    why_not_ready,
+    why_unusable,
+)
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.quantities import GIB, MIB, format_size
 from sandkeep.drivers.disk.btrfs.pool import why_no_btrfs
@@ -37,7 +44,7 @@ async def examine(settings: Settings, deeply: bool = False) -> list[Finding]:
     found += await run_sync(_network, settings)
     found += await _room(settings)
     found += await _database(settings)
-    found += _instance(settings)
+    found += await _instance(settings)
     return found
 
 
@@ -113,7 +120,8 @@ def _network(settings: Settings) -> list[Finding]:
                     )
                 )
         except (NftError, SandkeepError) as error:
-            found.append(Finding("missing", f"nftables does not work: {error}", "a kernel with nf_tables is needed"))
+            remedy = getattr(error, "hint", None) or "a kernel with nf_tables is needed"
+            found.append(Finding("missing", f"nftables does not work: {error}", remedy))
     if legacy_tables():
         found.append(
             Finding("warning", "iptables-legacy tables are loaded, whose rules we cannot see", "move to iptables-nft")
@@ -135,7 +143,10 @@ async def _room(settings: Settings) -> list[Finding]:
         return [Finding("ok", f"{format_size(free)} free for a pool")]
     if not os.path.ismount(settings.pool_folder):
         return [Finding("ok", "the pool is not mounted (sandkeep up does it)")]
-    parts = wiring.make_parts(settings)
+    try:
+        parts = wiring.make_parts(settings)
+    except SandkeepError:
+        return []  # told by what it is about
     parts.records.load()
     parts.slots.open({r.slot for r in parts.records.sandboxes.values() if r.slot})
     capacity = await parts.capacity()
@@ -174,7 +185,7 @@ async def _database(settings: Settings) -> list[Finding]:
     return [Finding("ok", f"database: {kind}, " + (f"schema {schema}" if schema else "empty"))]
 
 
-def _instance(settings: Settings) -> list[Finding]:
+async def _instance(settings: Settings) -> list[Finding]:
     if not (settings.node_folder / "id").exists():
         return [Finding("warning", f"instance {settings.instance} is not set up", "sandkeep setup")]
     found = []
@@ -183,13 +194,13 @@ def _instance(settings: Settings) -> list[Finding]:
     if not records.templates:
         found.append(Finding("warning", "there is no template", "sandkeep setup builds `base`"))
     try:
-        pwd.getpwnam(settings.user)
+        if why := await why_unusable(settings):
+            found.append(Finding("missing", why, PYTHON_REMEDY))
     except KeyError:
         found.append(Finding("missing", f"there is no system user {settings.user}", "sandkeep setup makes it"))
-    running = [name for name in ("runner",) if holder(settings.run_folder, name)]
-    found.append(
-        Finding("ok", f"instance {settings.instance} is up")
-        if running
-        else Finding("warning", f"instance {settings.instance} is down", "sandkeep up")
-    )
-    return found
+    if not holder(settings.run_folder, "runner"):
+        return [*found, Finding("warning", f"instance {settings.instance} is down", "sandkeep up")]
+    if why := await why_not_ready(settings):
+        remedy = f"look at {settings.log_folder}/server.log and runner.log"
+        return [*found, Finding("missing", f"instance {settings.instance} does not serve: {why}", remedy)]
+    return [*found, Finding("ok", f"instance {settings.instance} is up")]

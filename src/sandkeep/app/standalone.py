@@ -34,6 +34,7 @@ _LOOK_EVERY = 0.5
 _TOO_OFTEN = 3
 """Ends of one daemon during the wait for it: it will not become ready."""
 
+PYTHON_REMEDY = "install into a venv made by a Python that all may read, like Debian's python3"
 SQLITE_REMEDY = "install with a Python that has it, like Debian's python3, or name a PostgreSQL in database_url"
 
 
@@ -56,6 +57,19 @@ def lacks_sqlite(settings: Settings) -> str | None:
     except ImportError as error:
         return f"{sys.executable} has no SQLite ({error})"
     return None
+
+
+async def why_unusable(settings: Settings) -> str | None:
+    """Why the server's user cannot run this installation, such as a venv whose Python lies in somebody's home."""
+    account = pwd.getpwnam(settings.user)
+    who = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    database = "" if settings.database_url else "import sqlite3; "
+    program = [sys.executable, "-c", f"{database}import sandkeep.app.server"]
+    done = await process.run([*who, *program], timeout=60, check=False, cwd="/")
+    if done.code == 0:
+        return None
+    last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    return f"the user {settings.user} cannot run {sys.executable}: {last}"
 
 
 def installation_stamp() -> str:
@@ -137,20 +151,31 @@ def _capabilities() -> list[str]:
     return ["setpriv", "--inh-caps=-all", "--bounding-set=-all" + "".join(f",+{name}" for name in RUNNER_CAPABILITIES)]
 
 
+async def why_not_ready(settings: Settings) -> str:
+    """What the server says of it; empty when it serves."""
+    async with _server(settings) as http:
+        return await _reason(http)
+
+
+def _server(settings: Settings) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=settings.url, timeout=2.0, trust_env=False)
+
+
+async def _reason(http: httpx2.AsyncClient) -> str:
+    try:
+        answer = await http.get("/readyz")
+        return "" if answer.status_code == 200 else str(answer.json().get("reason", "")) or "it does not say why"
+    except (httpx2.HTTPError, ValueError):
+        return "no answer"
+
+
 async def wait_ready(settings: Settings) -> None:
     """Raises Unavailable with the end of the logs; at once when a daemon ends again and again."""
-    last = "no answer"
+    last = ""
     before, looked = await _ends(settings), time.monotonic()
-    async with httpx2.AsyncClient(base_url=settings.url, timeout=2.0, trust_env=False) as http:
+    async with _server(settings) as http:
         with anyio.move_on_after(_READY_WITHIN):
-            while True:
-                try:
-                    answer = await http.get("/readyz")
-                    if answer.status_code == 200:
-                        return
-                    last = answer.json().get("reason", "")
-                except (httpx2.HTTPError, ValueError):
-                    pass
+            while last := await _reason(http):
                 if time.monotonic() - looked > _LOOK_EVERY:
                     looked = time.monotonic()
                     for name, count in (await _ends(settings)).items():
@@ -161,6 +186,7 @@ async def wait_ready(settings: Settings) -> None:
                                 hint=f"look at {settings.log_folder}/{name}.log\n{end}",
                             )
                 await anyio.sleep(0.05)
+            return
     raise Unavailable(
         f"the daemons did not become ready within {_READY_WITHIN:g} s ({last})",
         hint=f"look at {settings.log_folder}/runner.log and server.log\n{_log_ends(settings)}",

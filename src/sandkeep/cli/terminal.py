@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandkeep.sdk import Terminal
 
 _BLOCK = 1 << 14
+_INTERRUPT = b"\x03"
 
 
 def window() -> tuple[int, int]:
@@ -60,12 +61,18 @@ def interact(terminal: "Terminal") -> int:
         terminal.close()
         os.close(wake_read)
         os.close(wake_write)
-    return terminal.result.exit_code if terminal.result else 1
+    if terminal.result is None:
+        raise click.ClickException(
+            f"left while it was not connected; process {terminal.pid} goes on if its sandbox does"
+        )
+    return terminal.result.exit_code
 
 
 def _pump(terminal: "Terminal", keys: int, screen: int, wake: int) -> None:
-    """Keys and resizes, in a thread of its own. While the connection is broken keys are dropped, as a line would."""
+    """Keys and resizes, in a thread of its own. While the connection is broken (the sandbox is paused, the server away)
+    keys are dropped, as a line would, and Ctrl-C leaves."""
     from sandkeep.sdk import SandkeepError
+    from sandkeep.sdk.errors import ConnectionLost
 
     watched = [keys, wake]
     while True:
@@ -80,7 +87,11 @@ def _pump(terminal: "Terminal", keys: int, screen: int, wake: int) -> None:
             if keys in ready:
                 block = os.read(keys, _BLOCK)
                 if block:
-                    terminal.write(block)
+                    try:
+                        terminal.write(block)
+                    except ConnectionLost:
+                        if _INTERRUPT in block:
+                            terminal.close()
                 else:
                     watched.remove(keys)
                     terminal.end_of_input()

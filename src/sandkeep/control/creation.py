@@ -45,7 +45,11 @@ async def intend(
     template = await template_store.get(transaction, project_id, spec.template)
     if template is None or template.phase is not TemplatePhase.READY:
         state = f"is {template.phase}" if template else "does not exist"
-        raise NotFound(f"template {spec.template[:64]!r} {state}", hint="sandkeep template list", field="template")
+        raise NotFound(
+            f"template {spec.template[:64]!r} {state}",
+            hint="sandkeep template list shows those that are there; sandkeep setup builds `base`",
+            field="template",
+        )
     spec = replace(spec, template=template.id, template_name=template.name)
     if name is not None:
         existing = await store.get(transaction, project_id, name)

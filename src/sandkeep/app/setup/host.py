@@ -17,8 +17,16 @@ from sandkeep.app.agents import install_agent
 from sandkeep.app.daemon import holder
 from sandkeep.app.settings import Settings, config_file
 from sandkeep.app.setup import changes, packages
-from sandkeep.app.standalone import prepare_folders, require_root, require_sqlite
-from sandkeep.domain.errors import Conflict, InvalidArgument, Unavailable
+from sandkeep.app.standalone import (
+    PYTHON_REMEDY,
+    prepare_folders,
+    require_root,
+    require_sqlite,
+    stop_daemons,
+    up,
+    why_unusable,
+)
+from sandkeep.domain.errors import Conflict, InvalidArgument, Unavailable, Unsupported
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import TemplateOnNode
 from sandkeep.domain.quantities import format_size
@@ -47,6 +55,8 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     settings = settings.model_copy(update={"runsc": runsc})
     _claim(settings)
     await _make_user(settings, say)
+    if why := await why_unusable(settings):
+        raise Unsupported(why, hint=PYTHON_REMEDY)
     prepare_folders(settings)
     _identify(settings)
     install_agent(settings.agents_folder)
@@ -58,9 +68,12 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     await _make_pool(settings, say)
     settings = _write_settings(settings, {**asked, "runsc": str(runsc)}, say)
     _show_settings_to_the_server(settings)
-    for recipe in templates:
-        await make_template(settings, recipe, say)
+    made = [recipe for recipe in templates if await make_template(settings, recipe, say)]
     say(f"instance {settings.instance} is set up in {settings.data_folder}")
+    if made and holder(settings.run_folder, "runner"):
+        say("restarting the daemons, which look for templates at their start (sandboxes go on)")
+        await stop_daemons(settings)
+        await up(settings, say)
 
 
 async def _runsc(settings: Settings, say: Say) -> Path:
@@ -177,12 +190,13 @@ async def _make_pool(settings: Settings, say: Say) -> None:
         await Pool(wiring.pool_settings(settings)).grow(settings.pool_size)
 
 
-async def make_template(settings: Settings, recipe: str, say: Say) -> None:
-    """Build a template of ours into the pool, unless it is there. Safe beside a running runner, which sees it at once."""
+async def make_template(settings: Settings, recipe: str, say: Say) -> bool:
+    """Build a template of ours into the pool, unless it is there. Safe beside a running runner, which sees it at its next
+    start. True: it was built."""
     records = Records(settings.node_folder)
     records.load()
     if any(template.name == recipe for template in records.templates.values()):
-        return
+        return False
     if holder(settings.run_folder, "runner"):
         say(f"the runner is up; building {recipe} beside it")
     disks = wiring.make_disks(settings)
@@ -199,6 +213,7 @@ async def make_template(settings: Settings, recipe: str, say: Say) -> None:
         raise
     records.save_template(TemplateOnNode(template_id, recipe, time.time(), size))
     say(f"template {recipe} is ready ({size >> 20} MiB, {time.monotonic() - begun:.0f} s)")
+    return True
 
 
 def _wants_detail() -> bool:

@@ -4,7 +4,9 @@ The library is loaded from the host and never shipped (GPL-2). One text is one t
 aborted one waits for an RCU grace period (about 15 ms), so callers know what exists before they delete.
 """
 
+import contextlib
 import ctypes
+import functools
 import json
 import shutil
 import struct
@@ -16,6 +18,7 @@ from typing import Any, Protocol
 import anyio
 import anyio.from_thread
 
+from sandkeep.domain.errors import Unavailable
 from sandkeep.drivers.network.rtnetlink import Netlink, attributes
 from sandkeep.lib import process
 
@@ -113,6 +116,12 @@ class NftProgram:
         try:
             return _from_any_thread(call).stdout
         except process.ProgramError as error:
+            if error.completed.code < 0:
+                raise Unavailable(
+                    f"nft of this host is killed by signal {-error.completed.code} when it reads the rules that are there",
+                    hint="a newer nft has written some, as in a container with the host's network: remove its tables, "
+                    "or upgrade nftables here",
+                ) from error
             raise NftError(error.completed.stderr, text) from error
         except (process.ProgramMissingError, process.ProgramTimeoutError) as error:
             raise NftError(str(error), text) from error
@@ -125,11 +134,19 @@ class NftProgram:
 
 
 def open_nft() -> Nft:
-    """The library when the host has it, else the program."""
+    """The library when the host has it, else the program. Raises Unavailable when it would end this process, too."""
+    _probe()
     try:
         return NftLibrary()
     except OSError:
         return NftProgram()
+
+
+@functools.cache
+def _probe() -> None:
+    """libnftables 1.0.6 follows a null pointer at each named set that 1.1 has written, also those of others."""
+    with contextlib.suppress(NftError):
+        NftProgram().run("list ruleset")
 
 
 def _from_any_thread(call: Callable[[], Coroutine[Any, Any, process.Completed]]) -> process.Completed:

@@ -8,6 +8,7 @@ from typing import Any
 from sandkeep.lib.retry import delays
 from sandkeep.sdk import errors
 from sandkeep.sdk._async.frames import AsyncFrames
+from sandkeep.sdk._async.lost import refuse_lost
 from sandkeep.sdk._async.transport import AsyncTransport
 from sandkeep.sdk.concurrency import AsyncBackground, async_sleep
 from sandkeep.sdk.requests import given, pty_size, signal_name
@@ -155,10 +156,7 @@ class AsyncProcess:
                 )
                 raise lost from error
             except errors.Conflict as error:
-                # Not running: a paused sandbox still has the process, a stopped one has not.
-                phase = await self._phase()
-                if phase in ("stopping", "stopped", "failed", "deleting", "deleted"):
-                    raise errors.ProcessLost(f"the process is gone: the sandbox is {phase}") from error
+                await refuse_lost(self._transport, self._home, error)
                 cause: errors.SandkeepError = error
             except (errors.Unavailable, errors.GuestUnreachable) as error:
                 cause = error
@@ -171,15 +169,6 @@ class AsyncProcess:
                     offset=self.offset,
                 ) from cause
             await async_sleep(wait)
-
-    async def _phase(self) -> str:
-        try:
-            view = await self._transport.call("GET", self._home, again=True)
-        except errors.NotFound:
-            return "deleted"
-        except errors.SandkeepError:
-            return ""
-        return str(view.get("phase"))
 
     async def _close(self) -> None:
         frames, self._frames = self._frames, None

@@ -7,6 +7,7 @@ from typing import Any
 
 from sandkeep.lib.retry import delays
 from sandkeep.sdk import errors
+from sandkeep.sdk._async.lost import refuse_lost
 from sandkeep.sdk._async.transport import AsyncTransport
 from sandkeep.sdk._async.websocket import AsyncWebSocket, Closed
 from sandkeep.sdk.concurrency import async_sleep
@@ -37,7 +38,8 @@ class AsyncTerminal:
         self, transport: AsyncTransport, sandbox_id: str, query: dict[str, Any], *, resume_within: float = 300.0
     ) -> None:
         self._transport = transport
-        self._path = f"/v1/sandboxes/{sandbox_id}/terminal"
+        self._sandbox = f"/v1/sandboxes/{sandbox_id}"
+        self._path = f"{self._sandbox}/terminal"
         self._query = query
         self._resume_within = resume_within
         self._socket: AsyncWebSocket | None = None
@@ -148,6 +150,8 @@ class AsyncTerminal:
             except errors.NotFound as error:
                 raise errors.ProcessLost("the process of the terminal is gone") from error
             except (errors.Conflict, errors.Unavailable, errors.GuestUnreachable) as error:
+                if isinstance(error, errors.Conflict):
+                    await refuse_lost(self._transport, self._sandbox, error)
                 cause = error
 
     async def write(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from sandkeep.lib.retry import delays
 from sandkeep.sdk import errors
 from sandkeep.sdk._sync.frames import Frames
+from sandkeep.sdk._sync.lost import refuse_lost
 from sandkeep.sdk._sync.transport import Transport
 from sandkeep.sdk.concurrency import Background, sleep
 from sandkeep.sdk.requests import given, pty_size, signal_name
@@ -158,10 +159,7 @@ class Process:
                 )
                 raise lost from error
             except errors.Conflict as error:
-                # Not running: a paused sandbox still has the process, a stopped one has not.
-                phase = self._phase()
-                if phase in ("stopping", "stopped", "failed", "deleting", "deleted"):
-                    raise errors.ProcessLost(f"the process is gone: the sandbox is {phase}") from error
+                refuse_lost(self._transport, self._home, error)
                 cause: errors.SandkeepError = error
             except (errors.Unavailable, errors.GuestUnreachable) as error:
                 cause = error
@@ -174,15 +172,6 @@ class Process:
                     offset=self.offset,
                 ) from cause
             sleep(wait)
-
-    def _phase(self) -> str:
-        try:
-            view = self._transport.call("GET", self._home, again=True)
-        except errors.NotFound:
-            return "deleted"
-        except errors.SandkeepError:
-            return ""
-        return str(view.get("phase"))
 
     def _close(self) -> None:
         frames, self._frames = self._frames, None

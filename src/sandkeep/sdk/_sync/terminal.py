@@ -10,6 +10,7 @@ from typing import Any
 
 from sandkeep.lib.retry import delays
 from sandkeep.sdk import errors
+from sandkeep.sdk._sync.lost import refuse_lost
 from sandkeep.sdk._sync.transport import Transport
 from sandkeep.sdk._sync.websocket import WebSocket, Closed
 from sandkeep.sdk.concurrency import sleep
@@ -40,7 +41,8 @@ class Terminal:
         self, transport: Transport, sandbox_id: str, query: dict[str, Any], *, resume_within: float = 300.0
     ) -> None:
         self._transport = transport
-        self._path = f"/v1/sandboxes/{sandbox_id}/terminal"
+        self._sandbox = f"/v1/sandboxes/{sandbox_id}"
+        self._path = f"{self._sandbox}/terminal"
         self._query = query
         self._resume_within = resume_within
         self._socket: WebSocket | None = None
@@ -151,6 +153,8 @@ class Terminal:
             except errors.NotFound as error:
                 raise errors.ProcessLost("the process of the terminal is gone") from error
             except (errors.Conflict, errors.Unavailable, errors.GuestUnreachable) as error:
+                if isinstance(error, errors.Conflict):
+                    refuse_lost(self._transport, self._sandbox, error)
                 cause = error
 
     def write(self, data: bytes) -> None:
