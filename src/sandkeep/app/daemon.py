@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ the kernel's modules and clock, raw devices, BPF, tracing, audit and security mo
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MALLOC_THRESHOLD = 1 << 20
+_LOCK_WITHIN = 2.0
+"""Seconds."""
 
 
 def give_memory_back() -> None:
@@ -59,16 +62,28 @@ def only_one(run_folder: Path, name: str) -> Iterator[None]:
     path = run_folder / f"{name}.pid"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"the {name} of this instance runs already") from error
+        if not _locked(fd):
+            raise Conflict(f"the {name} of this instance runs already")
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
         os.ftruncate(fd, 0)
     finally:
         os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Not at the first try only: `holder` looks by locking, and a child that a killed daemon was about to start holds
+    its lock until it executes its program."""
+    end = time.monotonic() + _LOCK_WITHIN
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+        time.sleep(0.01)
 
 
 def holder(run_folder: Path, name: str) -> int | None:

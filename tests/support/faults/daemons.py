@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,8 @@ def main(instance: str, log_folder: str, clock: str) -> None:
         if os.fork() == 0:
             try:
                 become({"r": "runner", "s": "server"}[name], instance, log_folder)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
 
