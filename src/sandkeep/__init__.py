@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sandkeep.sdk.errors import SandkeepError
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'sandkeep' has no attribute {name!r}")

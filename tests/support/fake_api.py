@@ -57,6 +57,7 @@ class Program:
 class FakeApi:
     def __init__(self) -> None:
         self.sandboxes: dict[str, dict[str, Any]] = {}
+        self.boots_slowly: threading.Event | None = None
         self.keys: dict[str, str] = {}
         self.requests: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
@@ -196,6 +197,8 @@ class FakeApi:
         view = self.add(**{k: v for k, v in body.items() if k not in ("grace", "memory", "disk", "ttl")})
         view["asked"] = body
         self.keys[key] = view["id"]
+        while self.boots_slowly and not self.boots_slowly.is_set():
+            await asyncio.sleep(0.01)
         return JSONResponse(view, 201)
 
     async def _list(self, request: Request) -> Response:

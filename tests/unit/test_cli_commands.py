@@ -119,6 +119,7 @@ def test_list_and_show_say_what_runc_is_for(api: FakeApi, run: Run) -> None:
     assert "runc (trusted code only)" in out
     assert "paused (disk)" in out
     assert run("list", "--label", "team=web", "-q")[1].count("\n") == 1
+    assert run("list", "--label", "team=none")[2] == "no sandbox is like that; `sandkeep list` shows all\n"
     assert [view["name"] for view in json.loads(run("list", "--phase", "paused", "--json")[1])] == ["b"]
     out = run("show", "b")[1]
     assert "paused (held in disk)" in out
@@ -133,6 +134,9 @@ def test_lifecycle_commands(api: FakeApi, run: Run) -> None:
     api.add("b")
     assert run("pause", "a", "--hold", "memory")[1] == "a is paused, held in memory\n"
     assert run("resume", "a")[1] == "a is running\n"
+    code, out, err = run("pause", "nope", "a")
+    assert (code, out, "no sandbox nope" in err) == (3, "a is paused, held in disk\n", True)
+    run("resume", "a")
     assert run("stop", "a", "b")[1] == "a is stopped\nb is stopped\n"
     assert json.loads(run("start", "a", "--json")[1])["phase"] == "running"
     assert run("wait", "a", "--phase", "running", "--timeout", "5s")[1] == "a is running\n"
@@ -311,6 +315,7 @@ def test_completion(api: FakeApi, run: Run, shell: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("_SANDKEEP_COMPLETE", f"{shell}_complete")
     for words, expected in [
         ("sandkeep show d", {"dev", "demo"}), ("sandkeep cre", {"create"}), ("sandkeep template bu", {"build"}),
+        ("sandkeep create --template b", {"base"}),
     ]:  # fmt: skip
         last = words.split()[-1]
         monkeypatch.setenv("COMP_WORDS", words)

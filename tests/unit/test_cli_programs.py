@@ -152,6 +152,26 @@ def test_a_signal_makes_run_clean_up(api: FakeApi) -> None:
     assert len(api.sandboxes) == 1
 
 
+def test_a_signal_cancels_a_create(api: FakeApi) -> None:
+    api.boots_slowly = threading.Event()
+    with started(api, "create") as program:
+        until(lambda: len(api.sandboxes) == 2, "the request")
+        program.send_signal(signal.SIGINT)
+        assert program.wait(10) == 130
+        assert program.stderr is not None
+        assert program.stderr.read().strip() == b"cancelling"
+    assert len(api.sandboxes) == 1
+    api.boots_slowly.set()
+
+
+def test_output_that_was_closed_before_is_nobodys(api: FakeApi) -> None:
+    api.programs = [Program([("stdout", b"hi\n")])]
+    for arguments in (["list"], ["exec", "dev", "--", "echo", "hi"], ["list", "--json"]):
+        line = ["/bin/sh", "-c", 'exec "$0" "$@" >&-', *PROGRAM, *arguments]
+        done = subprocess.run(line, stderr=subprocess.PIPE, env=environment(api), timeout=30)
+        assert (done.returncode, done.stderr) == (0, b""), arguments
+
+
 def test_a_closed_pipe_kills_the_remote_command(api: FakeApi) -> None:
     api.programs = [Program([("stdout", b"y\n" * 4000)] * 100, gate=threading.Event())]
     with started(api, "exec", "dev", "--", "yes") as program:

@@ -19,7 +19,7 @@ from sandkeep.app.daemon import holder, only_one
 from sandkeep.app.server import acting_as, database_of
 from sandkeep.app.settings import Settings
 from sandkeep.app.standalone import prepare_folders, require_root, stop_daemons, up
-from sandkeep.domain.errors import Conflict, NotFound
+from sandkeep.domain.errors import Conflict, InvalidArgument, NotFound
 from sandkeep.domain.sandbox import Phase
 from sandkeep.engine.records import Records
 from sandkeep.lib.files import written_durably
@@ -43,6 +43,8 @@ async def create(settings: Settings, file: Path) -> dict[str, Any]:
     }
     if not settings.database_url and not settings.database.exists():
         raise NotFound(f"there is no database {settings.database}", hint="sandkeep up makes it")
+    if not file.parent.is_dir():
+        raise InvalidArgument(f"{file.parent} is no folder", hint="make it first", field="file")
     rows: dict[str, int] = {}
     with acting_as(settings.user):
         database = database_of(settings, read_only=True)

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sandkeep.app.settings import DEFAULT
 from sandkeep.domain.errors import Internal
 from sandkeep.domain.quantities import MIB
 from sandkeep.sdk import Client, Sandbox
@@ -53,9 +54,10 @@ def _digest(data: bytes) -> str:
 
 
 class Demo:
-    def __init__(self, client: Client, say: Say) -> None:
+    def __init__(self, client: Client, say: Say, instance: str) -> None:
         self._client = client
         self._say = say
+        self._command = "sandkeep" if instance == DEFAULT else f"sandkeep --instance {instance}"
 
     @contextmanager
     def _step(self, what: str) -> Iterator[Callable[[str], None]]:
@@ -82,11 +84,11 @@ class Demo:
         self._say("")
         self._say(f"Go on with {NAME}:")
         for line in (
-            f"sandkeep exec {NAME} -- cat /home/user/count",
-            f"sandkeep shell {NAME}",
-            f"sandkeep pause {NAME}      # exec and shell wake it again",
-            f"sandkeep delete {NAME}",
-            "sandkeep create --name mine && sandkeep exec mine -- uname -a",
+            f"{self._command} exec {NAME} -- cat /home/user/count",
+            f"{self._command} shell {NAME}",
+            f"{self._command} pause {NAME}      # exec and shell wake it again",
+            f"{self._command} delete {NAME}",
+            f"{self._command} create --name mine && {self._command} exec mine -- uname -a",
         ):
             self._say(f"  {line}")
         return NAME

@@ -58,7 +58,7 @@ def demo(settings: Settings, say: "Say") -> str:
     from sandkeep.sdk import Client
 
     with Client(instance=settings.instance) as client:
-        return Demo(client, say).run()
+        return Demo(client, say, settings.instance).run()
 
 
 def doctor(settings: Settings, deep: bool) -> list[Finding]:

@@ -102,7 +102,9 @@ async def up(settings: Settings, say: Say) -> None:
     """Start what does not run, wait until it answers, and write address and key into the caller's configuration."""
     require_root()
     if not (settings.node_folder / "id").exists():
-        raise Conflict(f"instance {settings.instance} was not set up", hint="sandkeep setup")
+        raise Conflict(
+            f"instance {settings.instance} was not set up", hint=f"sandkeep setup --instance {settings.instance}"
+        )
     writer.refuse_newer(settings.node_folder, __version__)
     require_sqlite(settings)
     prepare_folders(settings)

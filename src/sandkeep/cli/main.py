@@ -8,6 +8,9 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code. Called by the entry point, which passes it to sys.exit."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before we were started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we are
     if "_SANDKEEP_COMPLETE" not in os.environ:
         if not arguments or arguments in (["--help"], ["-h"]):
             from sandkeep.cli.table import help_text

@@ -27,6 +27,22 @@ class SandboxName(click.types.StringParamType):
         return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
+class TemplateName(click.types.StringParamType):
+    """As SandboxName, of those that are ready."""
+
+    name = "template"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            from sandkeep.sdk import Client
+
+            with Client(timeout=1.0, retry_for=0.0) as client:
+                found = [template.name for template in client.templates.list() if template.phase == "ready"]
+        except Exception:
+            return []
+        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
 PHASES = ("new", "starting", "running", "pausing", "paused", "resuming", "stopping", "stopped", "deleting", "failed")
 SANDBOX = SandboxName()
 sandbox_argument = click.argument("ref", metavar="NAME_OR_ID", type=SANDBOX)
@@ -67,7 +83,7 @@ env_option = click.option(
 )
 
 _CREATE = (
-    click.option("--template", metavar="T", help="What it starts from (default: base)."),
+    click.option("--template", metavar="T", type=TemplateName(), help="What it starts from (default: base)."),
     click.option(
         "--runtime", type=click.Choice(["gvisor", "runc"]), help="gvisor (default), or runc: trusted code only."
     ),

@@ -54,7 +54,10 @@ def refuse_deleted(sandbox: Sandbox | None) -> None:
 def check_pause(sandbox: Sandbox, hold: Hold) -> None:
     """Raises Conflict, Unsupported."""
     if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED):
-        raise Conflict(f"it is {sandbox.status.phase}, not running", hint="start it first: sandkeep start")
+        raise Conflict(
+            f"it is {sandbox.status.phase}, not running",
+            hint=f"start it first: sandkeep start {sandbox.name or sandbox.id}",
+        )
     if hold is Hold.DISK and sandbox.spec.persistence is not Persistence.FULL:
         raise Unsupported(
             f"pause to disk keeps memory, and persistence={sandbox.spec.persistence} does not",

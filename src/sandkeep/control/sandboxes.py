@@ -196,7 +196,10 @@ class Sandboxes:
 
         def check(sandbox: Sandbox) -> bool:
             if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED):
-                raise Conflict(f"it is {sandbox.status.phase}, not paused", hint="start it: sandkeep start")
+                raise Conflict(
+                    f"it is {sandbox.status.phase}, not paused",
+                    hint=f"start it: sandkeep start {sandbox.name or sandbox.id}",
+                )
             return sandbox.status.phase is Phase.RUNNING
 
         return await self._change(
@@ -226,12 +229,17 @@ class Sandboxes:
 
         def check(sandbox: Sandbox) -> bool:
             if sandbox.status.phase is Phase.PAUSED and sandbox.status.hold is Hold.MEMORY:
-                raise Conflict("it is paused in memory", hint="resume it: sandkeep resume")
+                raise Conflict(
+                    "it is paused in memory", hint=f"resume it: sandkeep resume {sandbox.name or sandbox.id}"
+                )
             if sandbox.status.phase is not Phase.RUNNING:
                 return False
             inside = sandbox.status.condition(ConditionKind.RESCUE) is not None
             if rescue and not inside:
-                raise Conflict("it runs: rescue is for the next start", hint="stop it first: sandkeep stop")
+                raise Conflict(
+                    "it runs: rescue is for the next start",
+                    hint=f"stop it first: sandkeep stop {sandbox.name or sandbox.id}",
+                )
             return rescue or not inside or not by_hand
 
         return await self._change(

@@ -23,7 +23,9 @@ Place = tuple[str | None, str]
 @click.command()
 @click.option("-r", "--recursive", is_flag=True, help="Whole trees.")
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches; may be repeated.")
-@click.option("--user", metavar="U", help="Whom it belongs to in the sandbox.")
+@click.option(
+    "--user", metavar="U", help="Whom it belongs to in the sandbox, where cp itself may do all that root may."
+)
 @click.argument("source")
 @click.argument("target")
 @pass_session

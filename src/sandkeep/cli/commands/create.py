@@ -37,14 +37,32 @@ def create(session: Session, /, **spec: Any) -> None:
       id=$(sandkeep create --persistence ephemeral --network none --ttl 1h --on-expiry delete)
     """
     from sandkeep.sdk import Sandbox
+    from sandkeep.sdk.requests import fresh_key
 
     for mapping in ("env", "labels"):
         spec[mapping] = spec[mapping] or None
-    with working(session, "making a sandbox"):
-        sandbox = Sandbox.create(**spec, client=session.client())
+    spec["idempotency_key"] = fresh_key()
+    try:
+        with working(session, "making a sandbox"):
+            sandbox = Sandbox.create(**spec, client=session.client())
+    except KeyboardInterrupt:
+        _cancel(session, spec)
+        raise
     if session.as_json or not sys.stdout.isatty():
         session.say(sandbox.id, sandbox.view)
         return
     session.say(f"{sandbox.name or sandbox.id} is {sandbox.phase} ({sandbox.id}, {sandbox.runtime})")
     if sandbox.trust != "untrusted code":
         session.note(f"note: {sandbox.runtime} shares the kernel of its host: {sandbox.trust}")
+
+
+def _cancel(session: Session, spec: dict[str, Any]) -> None:
+    """The server may have made it: the same request again says so. One with a name may have been there before."""
+    from sandkeep.sdk import Sandbox
+
+    session.note("cancelling")
+    sandbox = Sandbox.create(**spec, client=session.client())
+    if sandbox.name:
+        session.note(f"{sandbox.name} is there; sandkeep delete {sandbox.name} removes it")
+    else:
+        sandbox.delete()

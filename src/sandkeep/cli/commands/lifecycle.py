@@ -17,10 +17,18 @@ several = click.argument("refs", metavar="NAME_OR_ID...", type=SANDBOX, nargs=-1
 
 
 def change(session: Session, refs: Sequence[str], doing: str, act: "Callable[[Sandbox], None]") -> None:
-    """One after the other; the first failure ends it. With --json: a view, or a list of them for several."""
+    """One after the other; the first failure ends it, but one that is not there does not keep the others. With --json: a
+    view, or a list of them for several."""
+    from sandkeep.sdk.errors import NotFound
+
     changed: list[Any] = []
+    missing: NotFound | None = None
     for ref in refs:
-        sandbox = session.sandbox(ref)
+        try:
+            sandbox = session.sandbox(ref)
+        except NotFound as error:
+            missing = missing or error
+            continue
         with working(session, f"{doing} {ref}"):
             act(sandbox)
         hold = f", held in {sandbox.hold}" if sandbox.hold else ""
@@ -29,8 +37,10 @@ def change(session: Session, refs: Sequence[str], doing: str, act: "Callable[[Sa
             # A pause that fell back to a stop says so itself.
             instead = sandbox.view.reason if sandbox.view.reason.startswith("stopped instead") else sandbox.phase
             session.say(f"{sandbox.name or sandbox.id} is {printable(instead)}{hold}")
-    if session.as_json:
+    if session.as_json and (changed or len(refs) > 1):
         session.say("", changed if len(refs) > 1 else changed[0])
+    if missing is not None:
+        raise missing
 
 
 @click.command()

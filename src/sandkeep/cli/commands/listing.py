@@ -45,6 +45,8 @@ def list_(session: Session, labels: dict[str, str], phases: Sequence[Any], quiet
     elif found:
         heads = ("NAME", "ID", "PHASE", "TEMPLATE", "RUNTIME", "CPUS", "MEMORY", "DISK", "AGE")
         session.say(table(heads, [row(sandbox) for sandbox in found]))
+    elif labels or phases:
+        session.note("no sandbox is like that; `sandkeep list` shows all")
     else:
         session.note("no sandboxes; `sandkeep create --name dev` makes one")
 

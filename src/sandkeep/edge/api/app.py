@@ -80,7 +80,7 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return problem_response(NotFound(f"there is no {request.url.path[:100]}", hint=_REFERENCE))
-    response = problem_response(InvalidArgument(str(error.detail)))
+    response = problem_response(InvalidArgument(str(error.detail), hint=_REFERENCE))
     response.status_code = error.status_code
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
