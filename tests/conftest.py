@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from support.power import Host
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any thread is started: nothing that the tests send can leave this host."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # children too: a shell may start us in the background
     if os.geteuid() == 0 and not config.option.collectonly:
         netns.private_network()
     if os.environ.get("SANDKEEP_TESTS") == "all":

@@ -1,5 +1,5 @@
-"""The built agent as pid 1 of its own pid, mount and host name spaces. Nothing of the host's /etc, /run or /home is
-touched: the agent sees private copies. Nor can it set the clock, which is the host's."""
+"""The built agent as pid 1 of its own pid, mount and host name spaces. Nothing of the host's /etc, /run, /home or
+/usr/local/share is touched: the agent sees private copies. Nor can it set the clock, which is the host's."""
 
 import json
 import os
@@ -23,6 +23,7 @@ echo 'user:x:1000:' >> "$scratch/etc/group"
 mount --bind "$scratch/etc" /etc
 mount -t tmpfs run /run
 mount -t tmpfs home /home
+mount -t tmpfs share /usr/local/share
 mkdir -p /home/user && chown 1000:1000 /home/user
 exec "$@"
 """
