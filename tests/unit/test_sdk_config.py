@@ -68,12 +68,21 @@ def test_wrong_files_and_names(home: Path) -> None:
         config.resolve()
 
 
-def test_forget() -> None:
+def test_forget(home: Path) -> None:
     config.save_instance("a", "http://a", "1")
     config.save_instance("b", "http://b", "2")
     assert config.forget_instance("a")
     assert not config.forget_instance("a")
     assert config.resolve().url == "http://b"
+    assert config.forget_instance("b")
+    assert list(home.iterdir()) == [], "an uninstall leaves no file behind"
+
+
+def test_forgetting_the_last_leaves_what_is_not_ours(home: Path) -> None:
+    path = config.save_instance("a", "http://a", "1")
+    (path.parent / "note").touch()
+    assert config.forget_instance("a")
+    assert list(path.parent.iterdir()) == [path.parent / "note"]
 
 
 def test_the_key_is_not_shown() -> None:

@@ -66,11 +66,16 @@ def save_instance(name: str, url: str, key: str, *, path: Path | None = None) ->
 
 
 def forget_instance(name: str, *, path: Path | None = None) -> bool:
-    """Remove an instance from the file; False if it was not there."""
+    """Remove an instance from the file, and the file when it was the last one; False if it was not there."""
     path = path or config_path()
     config = load_config(path)
     if config["instances"].pop(name, None) is None:
         return False
+    if not config["instances"]:
+        path.unlink()
+        with contextlib.suppress(OSError):  # something else is in there
+            path.parent.rmdir()
+        return True
     if config["default"] == name:
         config["default"] = next(iter(sorted(config["instances"])), None)
     _write(path, config)
