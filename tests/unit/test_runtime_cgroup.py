@@ -58,6 +58,23 @@ def test_hybrid_prefers_where_the_controller_is(tmp_path: Path) -> None:
     assert layout.chosen["freezer"].version == 1
 
 
+UNIT = "sandkeep.slice/sandkeep-x.slice/sandkeep-x-sandboxes.service"
+
+
+def test_below_a_unit_machines_are_where_systemd_counts_them(tmp_path: Path) -> None:
+    text = version_1(tmp_path, "cpu", "cpuacct", "memory", "pids", "freezer", "name=systemd", "devices")
+    text += version_2(tmp_path / "unified", "")
+    assert len(detect(text, "sandkeep-x").used) == 5
+    layout = detect(text, UNIT)
+    assert {h.path.name for h in set(layout.used) - set(layout.chosen.values())} == {"name=systemd", "unified"}
+    groups = Groups(layout, f"{UNIT}/gvisor")
+    groups.open()
+    entrances = groups.machine("m1").entrances()
+    assert f"{tmp_path}/name=systemd/{UNIT}/gvisor/m1/tasks" in entrances
+    assert f"{tmp_path}/unified/{UNIT}/gvisor/m1/cgroup.procs" in entrances
+    assert detect(version_2(tmp_path / "cg"), UNIT).used == detect(line(tmp_path / "cg", "cgroup2")).used
+
+
 @pytest.mark.parametrize("controllers", ["cpu memory", "pids memory", ""])
 def test_a_missing_controller_is_said(tmp_path: Path, controllers: str) -> None:
     with pytest.raises(Unsupported, match="controller"):

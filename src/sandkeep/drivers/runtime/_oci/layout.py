@@ -9,6 +9,7 @@ NEEDED = ("cpu", "memory", "pids", "freezer", "cpuacct")
 _BUILT_IN = frozenset({"freezer", "cpuacct"})
 """Version 2 has these in every group: cgroup.freeze (Linux 5.2) and the usage in cpu.stat."""
 _TYPES = {"cgroup": 1, "cgroup2": 2}
+_SYSTEMD = "name=systemd"
 
 
 @dataclass(frozen=True)
@@ -22,22 +23,27 @@ class Hierarchy:
 
 @dataclass(frozen=True)
 class Layout:
-    """all: every mounted hierarchy; chosen: for each controller that we need, the one that has it."""
+    """all: every mounted hierarchy; chosen: for each controller that we need, the one that has it; tracking: those by
+    which systemd knows what belongs to a unit, where ours is one."""
 
     all: tuple[Hierarchy, ...]
     chosen: dict[str, Hierarchy]
+    tracking: tuple[Hierarchy, ...] = ()
 
     @property
     def used(self) -> tuple[Hierarchy, ...]:
         """Hierarchies that a machine's processes join, each once."""
-        return tuple(dict.fromkeys(self.chosen.values()))
+        return tuple(dict.fromkeys((*self.chosen.values(), *self.tracking)))
 
 
-def detect(mountinfo: str) -> Layout:
-    """`mountinfo` is the text of /proc/self/mountinfo. Raises Unsupported when a controller that we need is nowhere.
+def detect(mountinfo: str, parent: str = "") -> Layout:
+    """`mountinfo` is the text of /proc/self/mountinfo; parent: path of the group that machines lie below. Raises
+    Unsupported when a controller that we need is nowhere.
 
     A controller is bound to one hierarchy at a time. Version 1 comes first: on a hybrid host the version 2 tree has no
-    controllers, and to join it costs a grace period of RCU (19 ms of a boot) that `tasks` of version 1 does not."""
+    controllers, and to join it costs a grace period of RCU (19 ms of a boot) that `tasks` of version 1 does not. Only
+    below a unit of systemd's is it joined all the same: machines would be counted to the runner's unit, and end with
+    what ends all of that."""
     found = tuple(_hierarchies(mountinfo))
     chosen: dict[str, Hierarchy] = {}
     for controller in NEEDED:
@@ -51,7 +57,8 @@ def detect(mountinfo: str) -> Layout:
                 f"this host has no control group controller '{controller}'",
                 hint="enable it in the kernel's command line, or delegate it to this container",
             )
-    return Layout(found, chosen)
+    in_unit = any(part.endswith(".service") for part in Path(parent).parts)
+    return Layout(found, chosen, tuple(h for h in found if in_unit and (h.version == 2 or _SYSTEMD in h.controllers)))
 
 
 def _hierarchies(mountinfo: str) -> list[Hierarchy]:

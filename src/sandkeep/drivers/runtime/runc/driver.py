@@ -43,7 +43,8 @@ class RuncRuntime:
     async def open(self) -> None:
         try:
             done = await process.run([str(self._binary), "--version"], timeout=10)
-            groups = Groups(detect(Path("/proc/self/mountinfo").read_text()), f"{self._parent}/runc")
+            layout = detect(Path("/proc/self/mountinfo").read_text(), self._parent)
+            groups = Groups(layout, f"{self._parent}/runc")
             await run_sync(groups.open)
             await self._folders.open()
         except (SandkeepError, OSError, process.ProgramError, process.ProgramMissingError) as error:

@@ -65,7 +65,8 @@ class GvisorRuntime:
     async def open(self) -> None:
         try:
             version = await build.version(self._binary)
-            groups = Groups(detect(Path("/proc/self/mountinfo").read_text()), f"{self._parent}/gvisor")
+            layout = detect(Path("/proc/self/mountinfo").read_text(), self._parent)
+            groups = Groups(layout, f"{self._parent}/gvisor")
             await run_sync(groups.open)
             await self._folders.open()
             chosen = build.choose_platform(self._platform, Path("/proc/cpuinfo").read_text())
