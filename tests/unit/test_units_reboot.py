@@ -25,6 +25,12 @@ def test_a_process_that_ends_ends_no_sandbox(name: str) -> None:
         assert line in _lines(name)
 
 
+@pytest.mark.parametrize("name", NAMES.services)
+def test_none_is_left_dead_for_ending_often(name: str) -> None:
+    lines = _lines(name)
+    assert lines.index("[Unit]") < lines.index("StartLimitIntervalSec=0") < lines.index("[Service]")
+
+
 def test_sandboxes_lie_in_a_delegated_group_of_a_slice_of_their_own() -> None:
     for line in ("Delegate=yes", "TasksMax=infinity", f"Slice={NAMES.slice}"):
         assert line in _lines(NAMES.sandboxes)

@@ -58,7 +58,8 @@ def units(facts: UnitFacts) -> dict[str, str]:
     """File name -> content. Ending a daemon ends no sandbox: KillMode=process, and machines live in the control group
     of a unit of their own, which systemd delegates to us and which a process that only sleeps keeps there. What `up`
     makes in /run is gone after a reboot, when systemd alone starts the daemons: each has its folder there as
-    RuntimeDirectory."""
+    RuntimeDirectory. However often one of them ends, it is started again: after five ends within ten seconds systemd would
+    leave it dead."""
     names = UnitNames(facts.instance)
     command = f"{facts.python} -m sandkeep.cli.main"
     return {
@@ -67,6 +68,7 @@ Description=Sandkeep sandboxes of instance {facts.instance}
 """,
         names.sandboxes: f"""[Unit]
 Description=Sandkeep control groups of the sandboxes of instance {facts.instance}
+StartLimitIntervalSec=0
 
 [Service]
 Type=simple
@@ -86,6 +88,7 @@ WantedBy=multi-user.target
 Description=Sandkeep runner of instance {facts.instance}
 After=network.target local-fs.target {names.sandboxes}
 Wants={names.sandboxes}
+StartLimitIntervalSec=0
 
 [Service]
 Type=simple
@@ -110,6 +113,7 @@ WantedBy=multi-user.target
 Description=Sandkeep server of instance {facts.instance}
 After=network.target {names.runner}
 Wants={names.runner}
+StartLimitIntervalSec=0
 
 [Service]
 Type=simple
