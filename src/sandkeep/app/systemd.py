@@ -51,6 +51,8 @@ async def remove(instance: str) -> None:
     await process.run(["systemctl", "stop", names.slice], timeout=60, check=False)
     for name in (*names.services, names.slice):
         (_FOLDER / name).unlink(missing_ok=True)
+    if not any(_FOLDER.glob(UnitNames("*").sandboxes)):  # to stop it stops what is in it
+        await process.run(["systemctl", "stop", names.all], timeout=60, check=False)
     await process.run(["systemctl", "daemon-reload"], timeout=30, check=False)
 
 

@@ -44,6 +44,11 @@ class UnitNames:
         return f"sandkeep-{self.instance.replace('-', DASH)}.slice"
 
     @property
+    def all(self) -> str:
+        """The slice that systemd makes by itself around those of all instances."""
+        return "sandkeep.slice"
+
+    @property
     def services(self) -> tuple[str, str, str]:
         """In the order of their start."""
         return (self.sandboxes, self.runner, self.server)
@@ -51,7 +56,7 @@ class UnitNames:
     @property
     def group(self) -> str:
         """Path of the sandboxes' control group below each hierarchy's root."""
-        return f"sandkeep.slice/{self.slice}/{self.sandboxes}"
+        return f"{self.all}/{self.slice}/{self.sandboxes}"
 
 
 def units(facts: UnitFacts) -> dict[str, str]:
