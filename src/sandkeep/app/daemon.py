@@ -13,6 +13,7 @@ import anyio
 import uvicorn
 
 from sandkeep.domain.errors import Conflict
+from sandkeep.lib.files import write_durably
 from sandkeep.telemetry.log import log
 
 RUNNER_CAPABILITIES = (
@@ -54,6 +55,27 @@ def give_memory_back() -> None:
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_TRIM_THRESHOLD, _MALLOC_THRESHOLD)
         libc.mallopt(_M_MMAP_THRESHOLD, _MALLOC_THRESHOLD)
+
+
+def installation_stamp() -> str:
+    """Changes when another build of this version was installed."""
+    import sandkeep
+
+    package = Path(sandkeep.__file__).parent
+    stamp = package / "_build"
+    return stamp.read_text().strip() if stamp.exists() else f"source-{package}"
+
+
+def stamp_file(run_folder: Path) -> Path:
+    """Holds the stamp of the build that the daemons run."""
+    return run_folder / "installation"
+
+
+def note_build(run_folder: Path) -> None:
+    """After a reboot nobody else says which build runs; `up` says it otherwise, before it starts one."""
+    path = stamp_file(run_folder)
+    if not path.exists():
+        write_durably(path, installation_stamp().encode())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 
 from sandkeep import __version__
 from sandkeep.app.agents import install_agent
-from sandkeep.app.daemon import listener, only_one, until_signalled
+from sandkeep.app.daemon import listener, note_build, only_one, until_signalled
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import changes
 from sandkeep.app.wiring import make_parts, network_settings
@@ -31,6 +31,7 @@ async def run_runner(settings: Settings) -> None:
     logs.set_up(settings.log_level)
     settings.run_folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     with only_one(settings.run_folder, "runner"):
+        note_build(settings.run_folder)
         process.adopt_orphans()
         writer.mark(settings.node_folder, __version__)
         install_agent(settings.agents_folder)

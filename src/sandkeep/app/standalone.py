@@ -16,7 +16,7 @@ import httpx2
 
 from sandkeep import __version__
 from sandkeep.app import systemd
-from sandkeep.app.daemon import RUNNER_CAPABILITIES, holder
+from sandkeep.app.daemon import RUNNER_CAPABILITIES, holder, installation_stamp, stamp_file
 from sandkeep.app.server import acting_as
 from sandkeep.app.settings import CONFIG_FOLDER, Settings, config_file, handed_down
 from sandkeep.app.units import UnitNames
@@ -72,15 +72,6 @@ async def why_unusable(settings: Settings) -> str | None:
     return f"the user {settings.user} cannot run {sys.executable}: {last}"
 
 
-def installation_stamp() -> str:
-    """Changes when another build of this version was installed."""
-    import sandkeep
-
-    package = Path(sandkeep.__file__).parent
-    stamp = package / "_build"
-    return stamp.read_text().strip() if stamp.exists() else f"source-{package}"
-
-
 def prepare_folders(settings: Settings) -> None:
     """What the daemons need to find; the run folder is gone after every reboot."""
     account = pwd.getpwnam(settings.user)
@@ -108,11 +99,11 @@ async def up(settings: Settings, say: Say) -> None:
     writer.refuse_newer(settings.node_folder, __version__)
     require_sqlite(settings)
     prepare_folders(settings)
-    stamp_file, stamp = settings.run_folder / "installation", installation_stamp()
-    if holder(settings.run_folder, "runner") and (not stamp_file.exists() or stamp_file.read_text() != stamp):
+    noted, stamp = stamp_file(settings.run_folder), installation_stamp()
+    if holder(settings.run_folder, "runner") and (not noted.exists() or noted.read_text() != stamp):
         say("another build was installed: restarting the daemons (sandboxes go on)")
         await stop_daemons(settings)
-    write_durably(stamp_file, stamp.encode())
+    write_durably(noted, stamp.encode())
     if systemd.is_pid_1():
         await systemd.start(settings)
     else:

@@ -24,8 +24,9 @@ from anyio.to_thread import run_sync
 
 from sandkeep import __version__
 from sandkeep.app import doctor, inspection, systemd, wiring
+from sandkeep.app.daemon import installation_stamp
 from sandkeep.app.settings import Settings, redacted, secrets_of
-from sandkeep.app.standalone import installation_stamp, require_root
+from sandkeep.app.standalone import require_root
 from sandkeep.domain.errors import AlreadyExists, InvalidArgument, SandkeepError
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Record, Records
