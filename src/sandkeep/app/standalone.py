@@ -33,6 +33,8 @@ _READY_WITHIN = 60.0
 _LOOK_EVERY = 0.5
 _TOO_OFTEN = 3
 """Ends of one daemon during the wait for it: it will not become ready."""
+_LOG_END = 800
+"""Characters of a daemon's log that are shown."""
 
 PYTHON_REMEDY = "install into a venv made by a Python that all may read, like Debian's python3"
 SQLITE_REMEDY = "install with a Python that has it, like Debian's python3, or name a PostgreSQL in database_url"
@@ -114,7 +116,7 @@ async def up(settings: Settings, say: Say) -> None:
             secret = keys.grant(settings.run_folder / "server" / "grants", "made by sandkeep up")
         config.save_instance(settings.instance, settings.url, secret)
         if not await _key_works(settings):
-            raise Unavailable("the server did not take the new key", hint=f"look at {settings.log_folder}/server.log")
+            raise Unavailable("the server did not take the new key", hint=(await _said(settings, "server"))[0])
         say("wrote address and key into the CLI's configuration")
     say(f"sandkeep is up: {settings.url}")
 
@@ -173,16 +175,16 @@ async def wait_ready(settings: Settings) -> None:
                     looked = time.monotonic()
                     for name, count in (await _ends(settings)).items():
                         if count - before[name] >= _TOO_OFTEN:
-                            end = _log_end(settings, name)
+                            place, end = await _said(settings, name)
                             raise Unavailable(
                                 f"the {name} ends again and again: {(end.splitlines() or ['it says nothing'])[-1]}",
-                                hint=f"look at {settings.log_folder}/{name}.log\n{end}",
+                                hint=f"{place}\n{end}",
                             )
                 await anyio.sleep(0.05)
             return
     raise Unavailable(
         f"the daemons did not become ready within {_READY_WITHIN:g} s ({last})",
-        hint=f"look at {settings.log_folder}/runner.log and server.log\n{_log_ends(settings)}",
+        hint="\n".join(await _said(settings, "runner", "server", "keeper")),
     )
 
 
@@ -199,14 +201,20 @@ async def _ends(settings: Settings) -> dict[str, int]:
     return counts
 
 
-def _log_ends(settings: Settings) -> str:
-    ends = [_log_end(settings, name) for name in ("runner", "server", "keeper")]
-    return "\n".join(end for end in ends if end)
+async def _said(settings: Settings, *daemons: str) -> tuple[str, str]:
+    """Where what the daemons say is to be read, and the end of it."""
+    if systemd.installed(settings.instance):
+        names = UnitNames(settings.instance)
+        which = [unit for name, unit in (("runner", names.runner), ("server", names.server)) if name in daemons]
+        end = "\n".join([(await systemd.said_last(unit))[-_LOG_END:].strip() for unit in which])
+        return f"look at journalctl {' '.join(f'-u {unit}' for unit in which)}", end
+    files = [settings.log_folder / f"{name}.log" for name in daemons]
+    return f"look at {' and '.join(map(str, files))}", "\n".join(filter(None, map(_log_end, files)))
 
 
-def _log_end(settings: Settings, name: str) -> str:
+def _log_end(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return (settings.log_folder / f"{name}.log").read_text(errors="replace")[-800:].strip()
+        return path.read_text(errors="replace")[-_LOG_END:].strip()
     return ""
 
 

@@ -61,3 +61,9 @@ async def journal(instance: str) -> str:
     names = UnitNames(instance)
     which = [argument for name in (names.runner, names.server) for argument in ("--unit", name)]
     return (await process.run(["journalctl", "--no-pager", "--lines=20000", *which], timeout=60)).stdout
+
+
+async def said_last(unit: str) -> str:
+    """Its last lines in the journal; empty when they cannot be had."""
+    argv = ["journalctl", "--no-pager", "--output=cat", "--lines=20", "--unit", unit]
+    return (await process.run(argv, timeout=30, check=False)).stdout
