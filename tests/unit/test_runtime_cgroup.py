@@ -58,6 +58,18 @@ def test_hybrid_prefers_where_the_controller_is(tmp_path: Path) -> None:
     assert layout.chosen["freezer"].version == 1
 
 
+def test_parents_that_were_cleared_away_are_made_again(tmp_path: Path) -> None:
+    groups = Groups(detect(version_2(tmp_path / "cg")), "sandkeep-x/gvisor")
+    groups.open()
+    for folder in ("sandkeep-x/gvisor", "sandkeep-x"):
+        for path in (tmp_path / "cg" / folder).glob("*"):
+            path.unlink() if path.is_file() else path.rmdir()
+        (tmp_path / "cg" / folder).rmdir()
+    groups.machine("m1").create(LIMITS)
+    assert (tmp_path / "cg/sandkeep-x/gvisor/cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    assert (tmp_path / "cg/sandkeep-x/gvisor/m1/pids.max").read_text() == "100"
+
+
 UNIT = "sandkeep.slice/sandkeep-x.slice/sandkeep-x-sandboxes.service"
 
 

@@ -1,12 +1,13 @@
 """systemd units: what keeps sandboxes alive when a daemon ends, and what the daemons find after a reboot."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandkeep.app.units import UnitFacts, UnitNames, units
 
-FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper", ("chown", "sys_admin"))
+FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper", ("chown", "sys_admin"), 257)
 NAMES = UnitNames("lab")
 DAEMONS = (NAMES.runner, NAMES.server)
 
@@ -37,6 +38,12 @@ def test_sandboxes_lie_in_a_delegated_group_of_a_slice_of_their_own() -> None:
     for name in DAEMONS:  # what limits the slice leaves them alone
         assert not [line for line in _lines(name) if line.startswith("Slice=")]
     assert f"After=network.target local-fs.target {NAMES.sandboxes}" in _lines(NAMES.runner)
+
+
+@pytest.mark.parametrize(("version", "expected"), [(252, []), (254, ["DelegateSubgroup=holder"])])
+def test_the_unit_can_be_restarted_while_there_are_sandboxes(version: int, expected: list[str]) -> None:
+    text = units(replace(FACTS, systemd=version))[NAMES.sandboxes]
+    assert [line for line in text.splitlines() if line.startswith("DelegateSubgroup")] == expected
 
 
 @pytest.mark.parametrize(

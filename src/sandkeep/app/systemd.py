@@ -22,13 +22,19 @@ def installed(instance: str) -> bool:
 
 async def start(settings: Settings) -> None:
     """Install and enable the units, and start them now."""
-    facts = UnitFacts(settings.instance, Path(sys.executable), settings.user, RUNNER_CAPABILITIES)
+    facts = UnitFacts(settings.instance, Path(sys.executable), settings.user, RUNNER_CAPABILITIES, await _version())
     for name, text in units(facts).items():
         path = _FOLDER / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
     await process.run(["systemctl", "daemon-reload"], timeout=30)
     await process.run(["systemctl", "enable", "--now", *UnitNames(settings.instance).services], timeout=60)
+
+
+async def _version() -> int:
+    """0 where it does not say."""
+    said = (await process.run(["systemctl", "--version"], timeout=30, check=False)).stdout.split()
+    return int(said[1]) if said[1:] and said[1].isdigit() else 0
 
 
 async def stop(instance: str) -> None:

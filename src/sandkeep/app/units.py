@@ -6,17 +6,22 @@ from pathlib import Path
 
 DASH = r"\x2d"
 """How systemd writes a dash that is part of a name."""
+HOLDER = "holder"
+"""Group below the sandboxes' unit for the process that keeps it there."""
+_SUBGROUPS_SINCE = 254
+"""The version of systemd that starts a unit's process in a group below the unit's."""
 
 
 @dataclass(frozen=True)
 class UnitFacts:
     """python: the interpreter of the installation; user: who the server runs as; capabilities: what the runner keeps,
-    by names such as sys_admin."""
+    by names such as sys_admin; systemd: its version."""
 
     instance: str
     python: Path
     user: str
     capabilities: Sequence[str]
+    systemd: int
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class UnitNames:
 
 def units(facts: UnitFacts) -> dict[str, str]:
     """File name -> content. Ending a daemon ends no sandbox: KillMode=process, and machines live in the control group
-    of a unit of their own, which systemd delegates to us and which a process that only sleeps keeps there. What `up`
-    makes in /run is gone after a reboot, when systemd alone starts the daemons: each has its folder there as
-    RuntimeDirectory. However often one of them ends, it is started again: after five ends within ten seconds systemd would
-    leave it dead."""
+    of a unit of their own, which systemd delegates to us and which a process that only sleeps keeps there, in a group
+    below it: into one that hands down controllers the kernel lets no process, and the unit could not be started again
+    while there are sandboxes (so it is before systemd 254, where they go on without it). What `up` makes in /run is
+    gone after a reboot, when systemd alone starts the daemons: each has its folder there as RuntimeDirectory. However
+    often one of them ends, it is started again: after five ends within ten seconds systemd would leave it dead."""
     names = UnitNames(facts.instance)
     command = f"{facts.python} -m sandkeep.cli.main"
+    subgroup = f"\nDelegateSubgroup={HOLDER}" if facts.systemd >= _SUBGROUPS_SINCE else ""
     return {
         names.slice: f"""[Unit]
 Description=Sandkeep sandboxes of instance {facts.instance}
@@ -79,7 +86,7 @@ StartLimitIntervalSec=0
 Type=simple
 ExecStart=/usr/bin/sleep infinity
 Slice={names.slice}
-Delegate=yes
+Delegate=yes{subgroup}
 KillMode=process
 Restart=always
 RestartSec=1

@@ -85,6 +85,8 @@ class Group:
 
     def create(self, limits: GroupLimits) -> None:
         """Make it and set the limits; reads them back. Raises Internal when the kernel took something else."""
+        if not all((hierarchy.path / self.path).parent.is_dir() for hierarchy in self.layout.used):
+            Groups(self.layout, str(Path(self.path).parent)).open()  # systemd clears away a unit's when all are empty
         for hierarchy in self.layout.used:
             (hierarchy.path / self.path).mkdir(exist_ok=True)
         self.apply(limits)
