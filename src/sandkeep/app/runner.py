@@ -1,20 +1,23 @@
 """The runner daemon: the engine of one node behind its unix socket, and the keeper of the guests' resolver."""
 
+import contextlib
 import grp
 import os
 import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 from anyio.to_thread import run_sync
 
 from sandkeep import __version__
+from sandkeep.app import systemd
 from sandkeep.app.agents import install_agent
 from sandkeep.app.daemon import listener, note_build, only_one, until_signalled
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import changes
 from sandkeep.app.wiring import make_parts, network_settings
+from sandkeep.contracts.runtime import Runtime
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.drivers.network.host import insert_accept_rule
 from sandkeep.drivers.network.nftables import open_nft
@@ -27,7 +30,7 @@ from sandkeep.telemetry import log as logs
 
 
 async def run_runner(settings: Settings) -> None:
-    """Until SIGTERM; sandboxes and resolver live on."""
+    """Until SIGTERM; sandboxes and resolver live on, unless the host itself stops."""
     logs.set_up(settings.log_level)
     settings.run_folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     with only_one(settings.run_folder, "runner"):
@@ -38,7 +41,8 @@ async def run_runner(settings: Settings) -> None:
         # A reboot takes both away, as does a reload of the host's own firewall.
         changes.enable_forwarding(settings, lambda line: logs.log("network.repaired", what=line))
         await run_sync(insert_accept_rule, open_nft(), network_settings(settings))
-        supervisor = Supervisor(make_parts(settings), __version__)
+        parts = make_parts(settings)
+        supervisor = Supervisor(parts, __version__)
         listening = _listen(settings)
         server = listener(runner_app(supervisor, __version__))
         async with until_signalled("runner"), anyio.create_task_group() as tasks:
@@ -46,6 +50,20 @@ async def run_runner(settings: Settings) -> None:
             tasks.start_soon(_keep_resolver, settings)
             logs.log("daemon.started", daemon="runner", version=__version__)
             await server.serve([listening])
+        if await systemd.host_stops(settings.instance):
+            await end_paused(parts.runtimes.values())
+
+
+async def end_paused(runtimes: Iterable[Runtime]) -> None:
+    """End the machines that are paused in memory, which goes with the host. They are frozen, and systemd would wait a
+    minute and a half for each process to heed its signal before it kills them."""
+    for runtime in runtimes:
+        if not runtime.capabilities.available:
+            continue
+        for machine in await runtime.machines():
+            if machine.frozen:
+                with contextlib.suppress(SandkeepError):  # systemd does it then, later
+                    await runtime.kill(machine.id)
 
 
 async def _supervise(supervisor: Supervisor, *, task_status: anyio.abc.TaskStatus[None]) -> None:

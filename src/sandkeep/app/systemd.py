@@ -43,6 +43,17 @@ async def stop(instance: str) -> None:
     await process.run(["systemctl", "stop", names.server, names.runner], timeout=60, check=False)
 
 
+async def host_stops(instance: str) -> bool:
+    """Whether a reboot or shutdown of the host is under way, and not only a stop of our units."""
+    if not installed(instance):
+        return False
+    try:
+        said = await process.run(["systemctl", "is-system-running"], timeout=10, check=False)
+    except process.ProgramTimeoutError:
+        return False
+    return said.stdout.strip() == "stopping"
+
+
 async def restarts(unit: str) -> int:
     """How often it has ended and was started again."""
     argv = ["systemctl", "show", "--property=NRestarts", "--value", unit]
