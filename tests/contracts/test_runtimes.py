@@ -431,6 +431,26 @@ async def test_the_end_by_itself(bench: Bench) -> None:
 
 
 @real
+async def test_the_end_of_a_part_is_the_end(bench: Bench) -> None:
+    """gVisor's kernel ends when its gofer has; while it is frozen it cannot."""
+    plan = await bench.boot()
+    leader, *others = (await bench.state(plan.id)).pids
+    if not others:
+        pytest.skip("a machine of this runtime has one leader")
+    os.kill(leader, signal.SIGSTOP)
+    os.kill(others[0], signal.SIGKILL)
+    with anyio.fail_after(20):
+        assert (await bench.runtime.wait_exit(plan.id)).startswith("ended")
+    bench.group(plan.id).freeze()
+    os.kill(leader, signal.SIGCONT)
+    with pytest.raises(NotFound):
+        await bench.runtime.thaw(plan.id)
+    await until(lambda: not Path(f"/proc/{leader}/exe").exists())
+    await bench.runtime.kill(plan.id)
+    assert bench.left(plan.id) == []
+
+
+@real
 async def test_the_end_by_force(bench: Bench) -> None:
     plan = await bench.boot()
     pid = (await bench.state(plan.id)).pids[0]

@@ -296,8 +296,7 @@ def _disturb(stand: Stand, cell: Cell, operation: Operation, delay: float) -> bo
         stand.clock.arm(name, cell.nth, (lambda p: _later(delay, kill, p)) if amid else kill)
         operation.begin()
         while not done.wait(0.01):
-            if operation.ended and not stand.clock.fired.is_set():
-                stand.clock.disarm()
+            if operation.ended and stand.clock.disarm():
                 return False
     stand.revive()
     operation.join()

@@ -40,7 +40,6 @@ class Clock:
         self._passed: list[Point] = []
         self._armed: tuple[str, int, Act] | None = None
         self._always: Act | None = None
-        self.fired = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -57,13 +56,12 @@ class Clock:
         """`act` when the point of this name is passed the nth time (from 1), counted from now."""
         with self._lock:
             self._passed, self._armed = [], (name, nth, act)
-            self.fired.clear()
 
-    def disarm(self) -> list[Point]:
-        """What was passed since it was armed or watched."""
+    def disarm(self) -> bool:
+        """False: the point was passed, and its act is being done or was."""
         with self._lock:
-            self._armed = self._always = None
-            return self._passed
+            waits, self._armed, self._always = self._armed is not None, None, None
+            return waits
 
     def _accept(self) -> None:
         while True:
@@ -87,13 +85,8 @@ class Clock:
                 name, nth, wanted = self._armed
                 if name == point.name and sum(1 for p in self._passed if p.name == name) == nth:
                     self._armed, act = None, wanted
-        if act is None:
-            return
-        try:
+        if act is not None:
             act(point)
-        finally:
-            if act is not self._always:
-                self.fired.set()
 
 
 def alive(pid: int | None) -> bool:

@@ -22,6 +22,8 @@ from sandkeep.drivers.runtime._oci.rootfs import check_root
 from sandkeep.lib import process
 
 _KILL_DEADLINE = 15.0
+_LAST_WORDS = 2.0
+"""Seconds, both."""
 
 ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 90; shift; done; shift; exec "$@"'
 """Shell: writes 0 into each file before `--`, which moves this very process into the group, then becomes a program."""
@@ -105,8 +107,8 @@ class Machines:
 
     async def thaw(self, machine_id: str) -> None:
         def change() -> None:
+            self.group(machine_id).thaw()  # also what is left of one that died in part: frozen, it would never end
             self.require(machine_id)
-            self.group(machine_id).thaw()
 
         await run_sync(change)
 
@@ -125,7 +127,7 @@ class Machines:
         group = self.group(machine_id)
         if not pids and not group.exists:
             return "there is no such machine"
-        status = await exits.wait(pids[0]) if pids else None
+        status = await _ended(pids)
         panic = self.folders.panic(machine_id)
         text = panic.read_text(errors="replace")[:1000] if panic.exists() else ""
         return exits.describe(status, group.oom_kills(), text, crowded=group.refused_processes() > 0)
@@ -159,3 +161,21 @@ class Machines:
 
     async def log(self, machine_id: str, limit: int) -> str:
         return await run_sync(self.folders.tail, machine_id, limit)
+
+
+async def _ended(leaders: tuple[int, ...]) -> int | None:
+    """Of the first leader, when any of them has ended: it follows the others, and tells how, unless it is frozen."""
+    if not leaders:
+        return None
+    async with anyio.create_task_group() as tasks:
+
+        async def one(pid: int) -> None:
+            await exits.wait(pid)
+            tasks.cancel_scope.cancel()
+
+        for pid in leaders[1:]:
+            tasks.start_soon(one, pid)
+        await one(leaders[0])
+    with anyio.move_on_after(_LAST_WORDS):
+        return await exits.wait(leaders[0])
+    return None
