@@ -22,7 +22,7 @@ def stand() -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def matrix(stand: Stand) -> dict[Cell, float]:
-    return measured(stand, "")
+    return measured(stand, "", thin=True)
 
 
 @pytest.mark.parametrize("part", range(_PARTS))

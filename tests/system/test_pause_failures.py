@@ -116,12 +116,12 @@ def test_the_fall_back_to_a_stop_is_taken_and_said(client: Client, how: str) -> 
 def test_many_processes_in_little_memory_are_saved(client: Client) -> None:
     """gVisor's own kernel needs more room to describe them than the sandbox has left."""
     sandbox = Sandbox.create(
-        template="test", persistence="full", memory="512MiB", network="none", on_failure="leave", client=client
+        template="test", persistence="full", memory="256MiB", network="none", on_failure="leave", client=client
     )
-    sandbox.exec("for i in $(seq 500); do sleep 600 > /dev/null 2>&1 & done")
+    sandbox.exec("for i in $(seq 250); do sleep 600 > /dev/null 2>&1 & done")
     sandbox.pause()
     sandbox.resume()
-    assert sandbox.exec("grep -lx sleep /proc/[0-9]*/comm | wc -l").stdout == "500\n"
+    assert sandbox.exec("grep -lx sleep /proc/[0-9]*/comm | wc -l").stdout == "250\n"
 
 
 def test_a_command_that_a_pause_cuts_off_is_told_so(client: Client) -> None:

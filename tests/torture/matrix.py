@@ -211,8 +211,8 @@ def sample(matrix: dict[Cell, float]) -> list[Cell]:
     steps: dict[str, list[Cell]] = {}
     operations: dict[str, list[Cell]] = {}
     for cell in sorted(matrix):
-        if cell.victim == "runner" and ".close/" in cell.point:
-            continue  # the record is durable by then, as at the step before
+        if cell.victim == "runner" and (".close/" in cell.point or ".begin/" in cell.point):
+            continue  # the record is durable by then, as at the step before; or nothing was done yet
         if cell.victim == "runner":
             steps.setdefault(cell.point.rpartition("/")[0], []).append(cell)
         else:
@@ -221,9 +221,10 @@ def sample(matrix: dict[Cell, float]) -> list[Cell]:
         wanted = ("at", "before", "amid")[number % 3]
         choices = [cell for cell in steps[step] if cell.point.endswith(wanted)] or steps[step]
         kept.append(choices[number * 7 % len(choices)])
-    others = [victim for victim in VICTIMS if victim != "runner"]
+    died = Counter[str]()
     for number, operation in enumerate(sorted(operations)[::2]):
-        wanted = others[number % len(others)]
-        choices = [cell for cell in operations[operation] if cell.victim == wanted] or operations[operation]
+        rarest = min((cell.victim for cell in operations[operation]), key=lambda victim: (died[victim], victim))
+        died[rarest] += 1
+        choices = [cell for cell in operations[operation] if cell.victim == rarest]
         kept.append(choices[number * 7 % len(choices)])
     return kept
