@@ -1,5 +1,6 @@
-"""The reduced matrix of `make torture`: each step once with the death of the runner, and one of the other deaths for every
-second operation. The steps are found by running the operations, and checked against the code."""
+"""The reduced matrix of `make torture`: each step once with the death of the runner, in one of the operations that make it,
+and one of the other deaths for every second operation. The steps are found by running the operations, and checked against
+the code."""
 
 from collections.abc import Iterator
 from random import Random

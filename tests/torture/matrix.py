@@ -205,8 +205,8 @@ def journalled_lines() -> set[str]:
 
 
 def sample(matrix: dict[Cell, float]) -> list[Cell]:
-    """The reduced matrix: each step of each verb once with the death of the runner, and every second operation once with
-    another death; scenario, runtime, moment and victim go round."""
+    """The reduced matrix: each step once with the death of the runner, in one of the operations that make it, and every
+    second operation once with another death; scenario, runtime, moment and victim go round."""
     kept: list[Cell] = []
     steps: dict[str, list[Cell]] = {}
     operations: dict[str, list[Cell]] = {}
@@ -214,7 +214,7 @@ def sample(matrix: dict[Cell, float]) -> list[Cell]:
         if cell.victim == "runner" and (".close/" in cell.point or ".begin/" in cell.point):
             continue  # the record is durable by then, as at the step before; or nothing was done yet
         if cell.victim == "runner":
-            steps.setdefault(cell.point.rpartition("/")[0], []).append(cell)
+            steps.setdefault(cell.point.rpartition("/")[0].partition(".")[2], []).append(cell)
         else:
             operations.setdefault(cell.scenario, []).append(cell)
     for number, step in enumerate(sorted(steps)):

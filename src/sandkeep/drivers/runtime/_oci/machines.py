@@ -164,18 +164,18 @@ class Machines:
 
 
 async def _ended(leaders: tuple[int, ...]) -> int | None:
-    """Of the first leader, when any of them has ended: it follows the others, and tells how, unless it is frozen."""
-    if not leaders:
-        return None
+    """How the first leader ended. It follows the others, unless it is frozen: then nobody tells."""
+    status: int | None = None
     async with anyio.create_task_group() as tasks:
 
-        async def one(pid: int) -> None:
+        async def follow(pid: int) -> None:
             await exits.wait(pid)
+            await anyio.sleep(_LAST_WORDS)
             tasks.cancel_scope.cancel()
 
         for pid in leaders[1:]:
-            tasks.start_soon(one, pid)
-        await one(leaders[0])
-    with anyio.move_on_after(_LAST_WORDS):
-        return await exits.wait(leaders[0])
-    return None
+            tasks.start_soon(follow, pid)
+        if leaders:
+            status = await exits.wait(leaders[0])
+        tasks.cancel_scope.cancel()
+    return status
