@@ -21,7 +21,7 @@ up: install
 	@sandkeep demo
 
 down:
-	@sandkeep down
+	@if command -v sandkeep >/dev/null; then sandkeep down; else echo "nothing is installed here; make up does it" >&2; fi
 
 purge:
 	@scripts/purge.sh
