@@ -18,6 +18,7 @@ from sandkeep.app.standalone import (
     free_space,
     lacks_sqlite,
     require_root,
+    said,
     why_not_ready,
     why_unusable,
 )
@@ -201,6 +202,6 @@ async def _instance(settings: Settings) -> list[Finding]:
     if not holder(settings.run_folder, "runner"):
         return [*found, Finding("warning", f"instance {settings.instance} is down", "sandkeep up")]
     if why := await why_not_ready(settings):
-        remedy = f"look at {settings.log_folder}/server.log and runner.log"
+        remedy, _ = await said(settings, "server", "runner")
         return [*found, Finding("missing", f"instance {settings.instance} does not serve: {why}", remedy)]
     return [*found, Finding("ok", f"instance {settings.instance} is up")]

@@ -116,7 +116,7 @@ async def up(settings: Settings, say: Say) -> None:
             secret = keys.grant(settings.run_folder / "server" / "grants", "made by sandkeep up")
         config.save_instance(settings.instance, settings.url, secret)
         if not await _key_works(settings):
-            raise Unavailable("the server did not take the new key", hint=(await _said(settings, "server"))[0])
+            raise Unavailable("the server did not take the new key", hint=(await said(settings, "server"))[0])
         say("wrote address and key into the CLI's configuration")
     say(f"sandkeep is up: {settings.url}")
 
@@ -175,7 +175,7 @@ async def wait_ready(settings: Settings) -> None:
                     looked = time.monotonic()
                     for name, count in (await _ends(settings)).items():
                         if count - before[name] >= _TOO_OFTEN:
-                            place, end = await _said(settings, name)
+                            place, end = await said(settings, name)
                             raise Unavailable(
                                 f"the {name} ends again and again: {(end.splitlines() or ['it says nothing'])[-1]}",
                                 hint=f"{place}\n{end}",
@@ -184,7 +184,7 @@ async def wait_ready(settings: Settings) -> None:
             return
     raise Unavailable(
         f"the daemons did not become ready within {_READY_WITHIN:g} s ({last})",
-        hint="\n".join(await _said(settings, "runner", "server", "keeper")),
+        hint="\n".join(await said(settings, "runner", "server", "keeper")),
     )
 
 
@@ -201,7 +201,7 @@ async def _ends(settings: Settings) -> dict[str, int]:
     return counts
 
 
-async def _said(settings: Settings, *daemons: str) -> tuple[str, str]:
+async def said(settings: Settings, *daemons: str) -> tuple[str, str]:
     """Where what the daemons say is to be read, and the end of it."""
     if systemd.installed(settings.instance):
         names = UnitNames(settings.instance)

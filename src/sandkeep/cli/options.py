@@ -2,45 +2,53 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+if TYPE_CHECKING:
+    from sandkeep.sdk import Client
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class SandboxName(click.types.StringParamType):
-    """A name or an id; completed from the server, which has a second to answer."""
+class KnownName(click.types.StringParamType):
+    """Completed from the server, which has a second to answer."""
 
-    name = "name or id"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        try:
-            from sandkeep.sdk import Client, Sandbox
-
-            with Client(timeout=1.0, retry_for=0.0) as client:
-                found = [sandbox.name or sandbox.id for sandbox in Sandbox.list(client=client)]
-        except Exception:
-            # Whatever is wrong, a completion says nothing.
-            return []
-        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
-
-
-class TemplateName(click.types.StringParamType):
-    """As SandboxName, of those that are ready."""
-
-    name = "template"
+    def known(self, client: "Client") -> list[str]:
+        raise NotImplementedError
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             from sandkeep.sdk import Client
 
             with Client(timeout=1.0, retry_for=0.0) as client:
-                found = [template.name for template in client.templates.list() if template.phase == "ready"]
+                found = self.known(client)
         except Exception:
+            # Whatever is wrong, a completion says nothing.
             return []
         return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
+class SandboxName(KnownName):
+    """A name or an id."""
+
+    name = "name or id"
+
+    def known(self, client: "Client") -> list[str]:
+        from sandkeep.sdk import Sandbox
+
+        return [sandbox.name or sandbox.id for sandbox in Sandbox.list(client=client)]
+
+
+class TemplateName(KnownName):
+    """Of those that are ready."""
+
+    name = "template"
+
+    def known(self, client: "Client") -> list[str]:
+        return [template.name for template in client.templates.list() if template.phase == "ready"]
 
 
 PHASES = ("new", "starting", "running", "pausing", "paused", "resuming", "stopping", "stopped", "deleting", "failed")
