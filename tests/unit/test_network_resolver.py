@@ -11,7 +11,7 @@ from sandkeep.drivers.network import resolver_keeper
 from sandkeep.drivers.network.layout import NetworkSettings
 from sandkeep.drivers.network.resolver import message
 from sandkeep.drivers.network.resolver.program import parse_arguments, parse_clients
-from sandkeep.drivers.network.resolver.server import Buckets, Limits, Server
+from sandkeep.drivers.network.resolver.server import Server
 from sandkeep.drivers.network.resolver.upstream import Servers, Upstream, parse_resolv_conf
 from support.netns import answer_name, query
 
@@ -97,15 +97,6 @@ def test_resolv_conf(text: str, expected: Servers) -> None:
 
 def test_a_missing_resolv_conf_means_this_host(tmp_path: Path) -> None:
     assert Upstream(str(tmp_path / "none")).servers() == Servers()
-
-
-def test_buckets() -> None:
-    buckets = Buckets(Limits(rate=10, burst=3, guests=2))
-    assert [buckets.take("a", 0.0) for _ in range(4)] == [True, True, True, False]
-    assert buckets.take("b", 0.0)
-    assert [buckets.take("a", 0.25) for _ in range(3)] == [True, True, False]
-    assert buckets.take("c", 0.3)  # the memory is full: b, who asked longest ago, is forgotten
-    assert [buckets.take("b", 0.3) for _ in range(4)] == [True, True, True, False]
 
 
 def test_clients() -> None:

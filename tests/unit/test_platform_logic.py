@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from sandkeep.contracts.guest import Unsavable
+from sandkeep.control.allowance import Allowance, Quota
 from sandkeep.domain.errors import Internal, PauseFailed
 from sandkeep.domain.sandbox import RuntimeKind
 from sandkeep.lib.turns import Turns
@@ -408,7 +409,7 @@ async def test_a_change_does_not_overtake_a_delete(local: LocalPlatform) -> None
 
 async def test_a_project_has_no_more_sandboxes_than_it_may(local: LocalPlatform) -> None:
     """Also when they are asked for at once. What exists is found, and a deleted one makes room."""
-    local.services.sandboxes._most = 3
+    local.services.sandboxes._quota = Quota(Allowance(sandboxes=3), local.clock)
     answers: list[int] = []
 
     async def one(number: int) -> None:
@@ -426,6 +427,32 @@ async def test_a_project_has_no_more_sandboxes_than_it_may(local: LocalPlatform)
     assert (await local.http.post("/v1/sandboxes", json={"name": names[0]})).status_code == 200
     await local.http.delete(f"/v1/sandboxes/{names[0]}")
     await create(local)
+
+
+async def test_a_project_creates_no_faster_than_it_may(local: LocalPlatform) -> None:
+    """What exists, or is asked for by a key of before, counts for nothing."""
+    local.services.sandboxes._quota = Quota(Allowance(creates=2), local.clock)
+    again = {"Idempotency-Key": "once"}
+    for _ in range(3):
+        assert (await local.http.post("/v1/sandboxes", json={"name": "one"})).status_code in (200, 201)
+        assert (await local.http.post("/v1/sandboxes", json={}, headers=again)).status_code in (200, 201)
+    answer = await local.http.post("/v1/sandboxes", json={"name": "three"})
+    assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded"), answer.text
+    assert 0 < int(answer.headers["retry-after"]) <= 30
+    assert (await local.http.get("/v1/sandboxes/three")).status_code == 404
+
+
+async def test_who_guesses_keys_is_told_to_wait(local: LocalPlatform) -> None:
+    assert (await local.http.get("/v1/sandboxes")).status_code == 200
+    for number in range(40):
+        guess = {"Authorization": f"Bearer sk_{number}"}
+        answer = await local.http.get("/v1/sandboxes", headers=guess)
+        if answer.status_code == 429:
+            break
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert (answer.status_code, number) == (429, 30)
+    assert int(answer.headers["retry-after"]) > 0
+    assert (await local.http.get("/v1/sandboxes")).status_code == 200, "a key in use is not affected"
 
 
 async def test_a_burst_of_one_key_does_not_starve_another(local: LocalPlatform) -> None:

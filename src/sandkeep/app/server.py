@@ -5,7 +5,6 @@ import pwd
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -18,6 +17,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
+from sandkeep.control.allowance import Allowance, Quota
 from sandkeep.control.events import Events
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
@@ -62,7 +62,9 @@ async def run_server(settings: Settings) -> None:
             await _open(database)
             async with remote_runner(str(settings.runner_socket), __version__) as runner:
                 grants = settings.run_folder / "server" / "grants"
-                allowance = Allowance(settings.max_sandboxes, settings.max_requests)
+                allowance = Allowance(
+                    settings.max_sandboxes, settings.max_creates, settings.max_requests, settings.max_strangers
+                )
                 kept = Kept(settings.events_keep_days, settings.events_keep_count)
                 services = await make_services(
                     database, runner, AgentGuest(), SystemClock(), __version__, grants, kept, allowance
@@ -95,14 +97,6 @@ async def _serve(settings: Settings, services: Services) -> None:
         await server.serve([listening])
 
 
-@dataclass(frozen=True)
-class Allowance:
-    """Sandboxes of each project, and requests per second of each key; 0: no limit."""
-
-    sandboxes: int = 0
-    requests: float = 0.0
-
-
 async def make_services(
     database: Database,
     runner: Runner,
@@ -117,14 +111,14 @@ async def make_services(
     allowance = allowance or Allowance()
     events = Events(database, clock)
     keys = Keys(events, clock, grants)
-    sandboxes = Sandboxes(events, runner, guest, clock, allowance.sandboxes)
+    sandboxes = Sandboxes(events, runner, guest, clock, Quota(allowance, clock))
     templates = Templates(events, sandboxes, runner, guest, clock)
     installation = await keys.default_project()
     nodes = Nodes(events, runner, installation)
     reconciler = Reconciler(events, sandboxes, templates, nodes, runner, clock, installation, kept or Kept())
     return Services(
         version=version,
-        identity=Identity(keys, allowance.requests),
+        identity=Identity(keys, allowance),
         keys=keys,
         sandboxes=sandboxes,
         templates=templates,

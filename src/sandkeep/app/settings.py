@@ -75,8 +75,12 @@ class Settings(BaseModel):
     resolv_conf: Path = Field(Path("/etc/resolv.conf"), description="Whose resolvers answer for the guests.")
     boot_deadline: float = Field(30.0, gt=0, description="Seconds for an agent to answer after its boot.")
     max_sandboxes: int = Field(0, ge=0, description="How many sandboxes a project may have; 0: as many as fit.")
+    max_creates: int = Field(0, ge=0, description="How many sandboxes a project may create per minute; 0: any number.")
     max_requests: float = Field(
         0.0, ge=0, le=100_000, description="How many requests per second each API key may make; 0: any number."
+    )
+    max_strangers: int = Field(
+        30, ge=0, description="How many different unknown API keys per minute one address may show; 0: any number."
     )
     events_keep_days: float = Field(90.0, gt=0, description="Days after which events are removed.")
     events_keep_count: int = Field(

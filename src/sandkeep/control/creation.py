@@ -4,8 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 
+from sandkeep.control.allowance import Quota
 from sandkeep.control.events import Ledger
-from sandkeep.domain.errors import AlreadyExists, Busy, Conflict, NotFound, QuotaExceeded, Unsupported
+from sandkeep.domain.errors import AlreadyExists, Busy, Conflict, NotFound, Unsupported
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import Persistence, Phase, Sandbox, Spec, Status, differences
@@ -26,10 +27,10 @@ def check_supported(spec: Spec) -> None:
 
 
 async def intend(
-    ledger: Ledger, now: float, project_id: str, name: str | None, spec: Spec, key: str | None, most: int
+    ledger: Ledger, now: float, project_id: str, name: str | None, spec: Spec, key: str | None, quota: Quota
 ) -> tuple[Sandbox, bool]:
-    """The sandbox that is to be made, or the one that is there already (False). `key`: the idempotency key; `most`: how
-    many sandboxes a project may have, 0 for no limit."""
+    """The sandbox that is to be made, or the one that is there already (False), which counts for no quota. `key`: the
+    idempotency key. Raises NotFound, AlreadyExists, Busy, Conflict, QuotaExceeded."""
     fingerprint = hashlib.sha256(json.dumps([name, asdict(spec)], sort_keys=True).encode()).hexdigest()
     transaction = ledger.transaction
     if key is not None:
@@ -64,14 +65,7 @@ async def intend(
                     existing=existing.id,
                 )
             return existing, False
-    if most and (there := await store.count(transaction, project_id)) >= most:
-        raise QuotaExceeded(
-            f"the project has {there} sandboxes, and may have {most}",
-            hint="delete some that are not needed, or raise max_sandboxes in the settings",
-            retry_after=30,
-            limit=most,
-            used=there,
-        )
+    await quota.take(transaction, project_id)
     lifetime = spec.lifetime
     sandbox = Sandbox(
         id=new_id(IdKind.SANDBOX),

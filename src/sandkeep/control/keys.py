@@ -14,6 +14,8 @@ from sandkeep.store import keys as store
 
 DEFAULT_PROJECT = "default"
 _LONGEST = 128
+_REFUSED = 10_000
+"""How many unknown keys are remembered."""
 
 
 class Keys:
@@ -23,6 +25,7 @@ class Keys:
         self._clock = clock
         self._grants = grants
         self._proved: dict[str, Principal] = {}
+        self._refused: dict[str, None] = {}
 
     async def default_project(self) -> str:
         """The id of the default project, made when missing."""
@@ -44,20 +47,28 @@ class Keys:
             await ledger.tell(EventKind.KEY_CREATED, project_id, key.id, name=name)
         return key, secret
 
-    async def prove(self, secret: str) -> Principal:
-        """Raises Unauthenticated. The look-up is by digest, so timing tells nothing of the secret."""
+    def remembered(self, secret: str) -> Principal | None:
+        """Whose key it is when it was proved before, without asking the database. Raises Unauthenticated when it was
+        refused before (keys are random, so what was unknown stays unknown), and for what is none."""
         if not secret.startswith("sk_") or len(secret) > _LONGEST:
             raise Unauthenticated("this is not an API key", hint="keys begin with sk_; see sandkeep key create")
         digest = _digest(secret)
-        known = self._proved.get(digest)
-        if known:
-            return known
+        if digest in self._refused:
+            raise _unknown()
+        return self._proved.get(digest)
+
+    async def prove(self, secret: str) -> Principal:
+        """Raises Unauthenticated. The look-up is by digest, so timing tells nothing of the secret."""
+        digest = _digest(secret)
         async with self._events.change() as ledger:
             key = await store.by_digest(ledger.transaction, digest)
         if key is None:
             key = await self._granted(digest, secret[:9])
         if key is None:
-            raise Unauthenticated("the API key is unknown or was revoked", hint="make one: sandkeep key create NAME")
+            self._refused[digest] = None
+            if len(self._refused) > _REFUSED:
+                del self._refused[next(iter(self._refused))]
+            raise _unknown()
         self._proved[digest] = principal = Principal(key.id, key.project_id)
         return principal
 
@@ -97,6 +108,10 @@ def grant(folder: Path, name: str) -> str:
     secret = "sk_" + secrets.token_urlsafe(32)
     (folder / _digest(secret)).write_text(name)
     return secret
+
+
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("the API key is unknown or was revoked", hint="make one: sandkeep key create NAME")
 
 
 def _digest(secret: str) -> str:

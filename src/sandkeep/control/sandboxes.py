@@ -16,6 +16,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
+from sandkeep.control.allowance import Quota
 from sandkeep.control.changes import Changes, changed, check_pause, refuse_deleted
 from sandkeep.control.creation import check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
@@ -57,9 +58,8 @@ _CREATES_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
 
 
 class Sandboxes:
-    def __init__(self, events: Events, runner: Runner, guest: Guest, clock: Clock, most: int = 0) -> None:
-        """`most`: how many sandboxes a project may have, 0 for no limit."""
-        self._most = most
+    def __init__(self, events: Events, runner: Runner, guest: Guest, clock: Clock, quota: Quota) -> None:
+        self._quota = quota
         self._events = events
         self._runner = runner
         self._guest = guest
@@ -126,7 +126,7 @@ class Sandboxes:
         async with self._locks.creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
             async with self._events.change() as ledger:
                 now = self._clock.now()
-                sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._most)
+                sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._quota)
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
                     return await self._settle_interrupted_create(sandbox, caller), False

@@ -1,36 +1,34 @@
 """Who is it, and not too often: the bearer key of a request or WebSocket handshake."""
 
+import ipaddress
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 
 from starlette.requests import HTTPConnection
 
+from sandkeep.control.allowance import Allowance
 from sandkeep.control.keys import Keys
 from sandkeep.domain.errors import QuotaExceeded, Unauthenticated
 from sandkeep.domain.principal import Principal
+from sandkeep.lib.buckets import Buckets
 
 _SMALLEST_BURST = 20
 _BURST = 5.0
 """Seconds' worth of requests that a key may send at once after it was quiet."""
-
-
-@dataclass
-class _Bucket:
-    tokens: float
-    filled_at: float
+_MINUTE = 60.0
 
 
 class Identity:
-    """`rate`: requests per second that each key may make; 0: as many as it likes."""
-
-    def __init__(self, keys: Keys, rate: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, keys: Keys, allowance: Allowance | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._keys = keys
-        self._rate = rate
-        self._burst = max(_SMALLEST_BURST, rate * _BURST)
+        self._allowance = allowance = allowance or Allowance()
         self._now = now
-        self._buckets: dict[str, _Bucket] = {}
+        rate, strangers = allowance.requests, allowance.strangers
+        self._requests = Buckets(rate, max(_SMALLEST_BURST, rate * _BURST)) if rate else None
+        self._strangers = Buckets(strangers / _MINUTE, strangers) if strangers else None
 
     async def principal(self, connection: HTTPConnection) -> Principal:
         """Raises Unauthenticated, QuotaExceeded."""
@@ -40,21 +38,42 @@ class Identity:
                 "this needs an API key",
                 hint="send Authorization: Bearer sk_...; `sandkeep up` writes yours into the CLI's file",
             )
-        found = await self._keys.prove(secret.strip())
-        if self._rate:
-            self._take(found.key_id)
+        secret = secret.strip()
+        found = self._keys.remembered(secret) or await self._first_seen(secret, connection)
+        if self._requests and (wait := self._requests.take(found.key_id, self._now())):
+            raise QuotaExceeded(
+                f"this key may make {self._allowance.requests:g} requests per second",
+                hint="send fewer, or raise max_requests in the settings",
+                retry_after=ceil(wait),
+                limit=self._allowance.requests,
+            )
         return found
 
-    def _take(self, key_id: str) -> None:
-        now = self._now()
-        bucket = self._buckets.setdefault(key_id, _Bucket(self._burst, now))
-        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.filled_at) * self._rate)
-        bucket.filled_at = now
-        if bucket.tokens < 1:
+    async def _first_seen(self, secret: str, connection: HTTPConnection) -> Principal:
+        """A key that was not shown before. Who guesses is not listened to for a while; keys that are in use from the same
+        address, and one that is wrong over and over, are not affected, for these are remembered."""
+        if self._strangers is None:
+            return await self._keys.prove(secret)
+        source = _source(connection)
+        if wait := self._strangers.wait(source, self._now()):
             raise QuotaExceeded(
-                f"this key may make {self._rate:g} requests per second",
-                hint="send fewer, or raise max_requests in the settings",
-                retry_after=ceil((1 - bucket.tokens) / self._rate),
-                limit=self._rate,
+                "too many unknown keys came from this address",
+                hint="wait, then try again with the right one",
+                retry_after=ceil(wait),
+                limit=self._allowance.strangers,
             )
-        bucket.tokens -= 1
+        try:
+            return await self._keys.prove(secret)
+        except Unauthenticated:
+            self._strangers.take(source, self._now())
+            raise
+
+
+def _source(connection: HTTPConnection) -> str:
+    """The peer's address; of IPv6 its network of 64 bits, since one host has all of these."""
+    host = connection.client.host if connection.client else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((address.packed, 64), strict=False))

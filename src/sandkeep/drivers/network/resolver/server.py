@@ -10,6 +10,7 @@ from typing import cast
 
 from sandkeep.drivers.network.resolver import message
 from sandkeep.drivers.network.resolver.upstream import Upstream
+from sandkeep.lib.buckets import Buckets
 
 _TCP_CONNECTIONS, _TCP_PER_GUEST, _TCP_IDLE = 256, 8, 10.0
 _QUERY_LIMIT = 4096
@@ -28,24 +29,6 @@ class Limits:
     guests: int = 65536
 
 
-class Buckets:
-    """Token buckets by address, the fullest forgotten first when there are too many."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._left: dict[str, tuple[float, float]] = {}
-
-    def take(self, address: str, now: float) -> bool:
-        limits = self._limits
-        left, at = self._left.pop(address, (limits.burst, now))
-        left = min(limits.burst, left + (now - at) * limits.rate)
-        allowed = left >= 1
-        self._left[address] = (left - 1 if allowed else left, now)
-        if len(self._left) > limits.guests:
-            del self._left[next(iter(self._left))]  # the one that asked longest ago
-        return allowed
-
-
 class Server:
     """`clients`: (network, mask) as integers; whoever else asks gets no answer."""
 
@@ -53,7 +36,7 @@ class Server:
         self._upstream = upstream
         self._clients = clients
         self._limits = limits or Limits()
-        self._buckets = Buckets(self._limits)
+        self._buckets = Buckets(self._limits.rate, self._limits.burst, self._limits.guests)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: dict[str, int] = {}
         self._open: dict[str, int] = {}
@@ -72,7 +55,7 @@ class Server:
         limits = self._limits
         mine = self._pending.get(guest, 0)
         in_flight = sum(self._pending.values()) if mine < limits.pending_per_guest else limits.pending
-        if not self._buckets.take(guest, time.monotonic()) or in_flight >= limits.pending:
+        if self._buckets.take(guest, time.monotonic()) or in_flight >= limits.pending:
             return message.error_answer(query, message.REFUSED)
         self._pending[guest] = mine + 1
         try:
