@@ -170,8 +170,8 @@ class FakeApi:
     async def _node(self, _: Request) -> Response:
         counts = dict.fromkeys(
             ("memory_total", "memory_available", "memory_promised", "memory_limit", "pool_total", "pool_free",
-             "pool_reserved", "slots_total", "slots_free", "processes_free", "descriptors_free", "data_free",
-             "files_free"), 1 << 30,
+             "pool_metadata_free", "pool_reserved", "slots_total", "slots_free", "processes_free", "descriptors_free",
+             "data_free", "files_free"), 1 << 30,
         )  # fmt: skip
         node = {"node_id": "n1", "version": "0.1.0", "disk_driver": "btrfs", "disk_notes": [], "capacity": counts}
         return JSONResponse(node)

@@ -1,5 +1,6 @@
 """What the btrfs driver promises beyond the contract: quota groups, nested subvolumes, the pool's image and mount."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -197,6 +198,36 @@ async def test_the_pool_grows_while_in_use(on: Bench) -> None:
     assert (await on.disks.space()).free > before.free
     with pytest.raises(InvalidArgument):
         await pool.grow(POOL_SIZE)
+
+
+def _fill_with_small_files(folder: Path) -> None:
+    for number in range(1 << 20):
+        (folder / f"small-{number}").write_bytes(bytes(1500))
+
+
+@pytest.mark.long
+async def test_full_metadata_is_seen_although_there_is_room_for_data(on: Bench) -> None:
+    """Data has taken all block groups, then half of it is deleted; small files fill the trees: statvfs tells nothing."""
+    sandbox = await on.sandbox(POOL_SIZE)
+    folder = on.disks.path(sandbox)
+    big = 0
+    with contextlib.suppress(OSError):
+        while True:
+            (folder / f"big-{big}").write_bytes(os.urandom(MB))
+            big += 1
+    for number in range(0, big, 2):
+        (folder / f"big-{number}").unlink(missing_ok=True)
+    await on.disks.sync()
+    before = await on.disks.space()
+    assert before.metadata_free is not None
+    assert before.metadata_free > 20 * MB
+    with pytest.raises(OSError, match="No space left"):
+        _fill_with_small_files(folder)
+    await on.disks.sync()
+    after = await on.disks.space()
+    assert after.metadata_free is not None
+    assert after.metadata_free < 8 * MB
+    assert after.free > 100 * MB, "what statvfs says"
 
 
 async def test_growing_beyond_the_host_says_what_is_free(tmp_path: Path) -> None:

@@ -295,6 +295,20 @@ async def test_what_runs_out_on_the_host_refuses_one_more(
     assert (await local.http.post("/v1/sandboxes", json={})).status_code == 201
 
 
+async def test_a_pool_without_room_for_metadata_takes_no_new_disk_and_no_memory(local: LocalPlatform) -> None:
+    plain, full = await create(local), await create(local, persistence="full")
+    local.disks.metadata_free = 1 << 20
+    for path, body in (("", {}), (f"/{full['id']}/pause", {"hold": "disk"})):
+        answer = await local.http.post(f"/v1/sandboxes{path}", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (507, "no_capacity"), answer.text
+        assert "small files" in answer.json()["detail"]
+    assert (await local.http.post(f"/v1/sandboxes/{plain['id']}/stop")).status_code == 200
+    assert (await local.http.post(f"/v1/sandboxes/{plain['id']}/start")).status_code == 200, "to clean up"
+    assert (await local.http.delete(f"/v1/sandboxes/{full['id']}")).status_code in (200, 204)
+    local.disks.metadata_free = 1 << 30
+    assert (await local.http.post("/v1/sandboxes", json={})).status_code == 201
+
+
 async def test_a_burst_is_not_admitted_beyond_the_limit(local: LocalPlatform) -> None:
     fits = 4 * local.host.memory_total // (8 << 30)
     statuses: list[int] = []

@@ -14,10 +14,12 @@ from sandkeep.domain.capability import DiskCapabilities
 
 @dataclass(frozen=True)
 class PoolSpace:
-    """Bytes. `free` is what can still be written before the pool is full."""
+    """Bytes. free: what can still be written before the pool is full; metadata_free: of it or beside it, what names and small
+    files may still take, None where these have no room of their own."""
 
     total: int
     free: int
+    metadata_free: int | None = None
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Bytes and counts: what the node has, has promised, and has free. data: the folder of its records, with files_free
+    """Bytes and counts: what the node has, has promised, and has free. pool_metadata_free: what names and small
+    files in the pool may still take, None where they have no room of their own; data: the folder of its records, with files_free
     None where inodes have no limit; descriptors: of the runner."""
 
     memory_total: int
@@ -81,6 +82,7 @@ class Capacity:
     memory_limit: int
     pool_total: int
     pool_free: int
+    pool_metadata_free: int | None
     pool_reserved: int
     slots_total: int
     slots_free: int

@@ -10,7 +10,7 @@ from sandkeep.domain.sandbox import Hold, Persistence, Phase, Spec
 from sandkeep.engine.records import Record
 
 RETRY_AFTER = 30.0
-_PROCESSES, _DESCRIPTORS, _FILES, _DATA = 256, 32, 64, 32 * MIB
+_PROCESSES, _DESCRIPTORS, _FILES, _DATA, _METADATA = 256, 32, 64, 32 * MIB, 8 * MIB
 """What one more machine may take of the host: a gVisor of two processors has some 60 threads, and 110 in a storm."""
 
 
@@ -73,6 +73,8 @@ def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> No
         _refuse(text, "free space there", capacity, 0)
     room = capacity.pool_free - capacity.pool_reserved - rules.pool_reserve
     wanted = (need if full else 0) + (64 * MIB if new_disk else 0)
+    if wanted:
+        _check_metadata(capacity)
     if wanted > room:
         _refuse(
             f"{format_size(wanted)} of room in the pool are needed and {format_size(max(0, room))} are free"
@@ -85,11 +87,23 @@ def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> No
 
 def admit_save(capacity: Capacity, rules: Rules, memory_used: int) -> None:
     """Raises NoCapacity when a memory image of this size does not fit into the pool."""
+    _check_metadata(capacity)
     room = capacity.pool_free - rules.pool_reserve // 2
     if memory_used + 16 * MIB > room:
         _refuse(
             f"the memory image needs {format_size(memory_used)} in the pool and {format_size(max(0, room))} are free",
             "pause with --hold=memory, delete something, or grow the pool: sandkeep setup --pool-size",
+            capacity,
+            0,
+        )
+
+
+def _check_metadata(capacity: Capacity) -> None:
+    left = capacity.pool_metadata_free
+    if left is not None and left < _METADATA:
+        _refuse(
+            f"{format_size(left)} of room for metadata (names and small files) are free in the pool",
+            "delete sandboxes with many small files, or grow the pool: sandkeep setup --pool-size",
             capacity,
             0,
         )

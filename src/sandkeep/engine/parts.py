@@ -122,6 +122,7 @@ class Parts:
             memory_limit=int(host.memory_total * rules.memory_overcommit),
             pool_total=space.total,
             pool_free=space.free,
+            pool_metadata_free=space.metadata_free,
             pool_reserved=reserved_pool(records) + full,
             slots_total=self.slots.total,
             slots_free=self.slots.free,

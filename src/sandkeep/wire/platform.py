@@ -44,6 +44,7 @@ class CapacityView(Given):
     memory_limit: int
     pool_total: int
     pool_free: int
+    pool_metadata_free: int | None
     pool_reserved: int
     slots_total: int
     slots_free: int

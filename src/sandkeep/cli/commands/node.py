@@ -47,6 +47,7 @@ def show(session: Session) -> None:
     """
     view = session.client().node()
     has = view.capacity
+    metadata = has.pool_metadata_free
     free_memory = max(0, has.memory_limit - has.memory_promised)
     lines = [
         ("node", view.node_id),
@@ -54,6 +55,7 @@ def show(session: Session) -> None:
         ("version", view.version),
         ("memory", f"{size(has.memory_available)} of {size(has.memory_total)} free, {size(free_memory)} to promise"),
         ("pool", f"{size(has.pool_free)} of {size(has.pool_total)} free ({view.disk_driver})"),
+        *([] if metadata is None else [("pool's metadata", f"{size(metadata)} free")]),
         ("addresses", f"{has.slots_free} of {has.slots_total} free"),
         ("processes", f"{has.processes_free} free"),
         ("records", f"{size(has.data_free)} free" + ("" if has.files_free is None else f", {has.files_free} inodes")),

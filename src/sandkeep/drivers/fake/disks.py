@@ -23,6 +23,7 @@ class FakeDisks:
             kind="fake", hard_limit=False, copy_on_write=False, notes=("For tests of logic: limits are not enforced.",)
         )
         self.full = False
+        self.metadata_free: int | None = None
         self.limits: dict[str, int] = {}
         self.calls: list[tuple[str, ...]] = []
         self._origins: dict[str, str] = {}
@@ -37,7 +38,7 @@ class FakeDisks:
         return True
 
     async def space(self) -> PoolSpace:
-        return PoolSpace(total=_TOTAL, free=0 if self.full else _TOTAL // 2)
+        return PoolSpace(total=_TOTAL, free=0 if self.full else _TOTAL // 2, metadata_free=self.metadata_free)
 
     async def contents(self) -> PoolContents:
         generations, strangers = dict[str, str](), list[str]()

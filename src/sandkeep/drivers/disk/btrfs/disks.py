@@ -132,7 +132,11 @@ class BtrfsDisks:
 
     def _space(self) -> PoolSpace:
         found = os.statvfs(self.pool.folder)
-        return PoolSpace(total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
+        return PoolSpace(
+            total=found.f_blocks * found.f_frsize,
+            free=found.f_bavail * found.f_frsize,
+            metadata_free=ioctl.metadata_free(self.pool.folder),
+        )
 
     def _full(self) -> NoCapacity:
         free = self._space().free

@@ -25,16 +25,21 @@ _RESIZE = _request(_WRITE, 3, 4096)
 _SYNC = _request(0, 8, 0)
 _TREE_SEARCH = _request(_WRITE | _READ, 17, 4096)
 _INO_LOOKUP = _request(_WRITE | _READ, 18, 4096)
+_SPACE_INFO = _request(_WRITE | _READ, 20, 16)
 _SNAP_CREATE_V2 = _request(_WRITE, 23, 4096)
 _SUBVOL_CREATE_V2 = _request(_WRITE, 24, 4096)
 _SUBVOL_GETFLAGS = _request(_READ, 25, 8)
 _SUBVOL_SETFLAGS = _request(_WRITE, 26, 8)
+_DEV_INFO = _request(_WRITE | _READ, 30, 4096)
+_FS_INFO = _request(_READ, 31, 1024)
 _QUOTA_CTL = _request(_WRITE | _READ, 40, 16)
 _QGROUP_CREATE = _request(_WRITE, 42, 16)
 _QGROUP_LIMIT = _request(_READ, 43, 48)
 _GET_FSLABEL = _request(_READ, 49, 256)
 _SNAP_DESTROY_V2 = _request(_WRITE, 63, 4096)
 
+_GROUP_METADATA, _GLOBAL_RESERVE = 1 << 2, 1 << 49
+_COPIES = {1 << 4: 2, 1 << 5: 2, 1 << 6: 2, 1 << 9: 3, 1 << 10: 4}  # RAID1, DUP, RAID10, RAID1C3, RAID1C4
 _SUBVOL_RDONLY, _SUBVOL_QGROUP_INHERIT, _SUBVOL_SPEC_BY_ID = 1 << 1, 1 << 2, 1 << 4
 _QUOTA_ENABLE_SIMPLE = 4
 _LIMIT_MAX_RFER = 1
@@ -150,6 +155,48 @@ def sync(where: Path) -> None:
 def resize_to_device(where: Path) -> None:
     """Grow the file system to the size that its device has now."""
     _call(where, _RESIZE, bytearray(struct.pack("=q4088s", 0, b"max")))
+
+
+def metadata_free(where: Path) -> int:
+    """Bytes that its trees may still grow: what is left in their block groups, less the kernel's reserve, and what belongs
+    to no group yet. statvfs(2) tells of data only: with its metadata full a file system has room, and takes nothing."""
+    fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        left, copies = 0, 1
+        for flags, total, used in _space_infos(fd):
+            if flags & _GLOBAL_RESERVE:
+                left -= total - used
+            elif flags & _GROUP_METADATA:
+                left += total - used
+                copies = max([copies, *(count for profile, count in _COPIES.items() if flags & profile)])
+        return max(0, left + _unallocated(fd) // copies)
+    finally:
+        os.close(fd)
+
+
+def _space_infos(fd: int) -> Iterator[tuple[int, int, int]]:
+    """Flags, total and used bytes of each kind of block group (struct btrfs_ioctl_space_info)."""
+    slots = 32
+    answer = _call(fd, _SPACE_INFO, bytearray(struct.pack("=QQ", slots, 0)) + bytearray(24 * slots))
+    (found,) = struct.unpack_from("=Q", answer, 8)
+    for number in range(min(found, slots)):
+        yield struct.unpack_from("=QQQ", answer, 16 + 24 * number)
+
+
+def _unallocated(fd: int) -> int:
+    """Bytes of the devices that belong to no block group."""
+    (most,) = struct.unpack_from("=Q", _call(fd, _FS_INFO, bytearray(1024)))
+    left = 0
+    for device in range(1, most + 1):
+        try:
+            answer = _call(fd, _DEV_INFO, bytearray(struct.pack("=Q4088x", device)))
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # one that was removed
+                raise
+            continue
+        used, total = struct.unpack_from("=QQ", answer, 24)
+        left += max(0, total - used)
+    return left
 
 
 def label(where: Path) -> str:
