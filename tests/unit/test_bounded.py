@@ -25,8 +25,8 @@ def remembered(local: LocalPlatform) -> dict[str, int]:
         "addresses": len(control._endpoints._addresses),
         "late": len(reconciler._late),
         "lanes": len(node._lanes),
-        "watched": len(node._watched),
-        "watchers": len(node._watchers),
+        "watched": len(node._exits.watched),
+        "watchers": len(node._exits.watchers),
         "erasing": len(node._tombstones._erasing),
         "facts": len(local.parts.feed._facts),
         "journal": len(list((local.folder / "node" / "journal").glob("*.journal"))),
@@ -79,4 +79,4 @@ async def test_a_pause_that_fails_again_and_again_is_watched_once(local: LocalPl
         local.runtimes[RuntimeKind.GVISOR].fail_next("save", PauseFailed("a deleted file is open"))
         answer = await local.http.post(f"/v1/sandboxes/{sandbox['id']}/pause")
         assert answer.json()["code"] == "pause_failed"
-    assert len(local.node._watchers) == 1
+    assert len(local.node._exits.watchers) == 1

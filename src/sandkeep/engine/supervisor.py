@@ -1,13 +1,11 @@
-"""Fulfils contracts.runner on one node: who may change what when. The steps themselves are in lifecycle and hibernation.
-
-Each operation runs in a task of the supervisor's own, so a caller that vanishes interrupts nothing; it takes the
-sandbox's lane, checks epoch and operation id, writes the intent, acts, makes the record durable, and only then answers.
+"""Fulfils contracts.runner on one node: who may change what when. The frame of a change is in operations, its steps are in
+lifecycle and hibernation, and what follows from a machine that ends by itself is in exits.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,21 +14,15 @@ from anyio.to_thread import run_sync
 from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
 from sandkeep.domain.errors import (
     Conflict,
-    Internal,
     InUse,
-    NotFound,
     PauseFailed,
-    SandkeepError,
     Superseded,
-    Unavailable,
     Unsupported,
-    every_error,
 )
 from sandkeep.domain.node import (
     Capacity,
     Endpoint,
     Fact,
-    FactKind,
     Observed,
     OperationRef,
     Quarantined,
@@ -40,23 +32,19 @@ from sandkeep.domain.node import (
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine
+from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
+from sandkeep.engine.operations import SYNC_PATIENCE, Operations, replay
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
 from sandkeep.engine.recovery import mend, recover
 from sandkeep.engine.rescue import give_back, leave_or_stay, set_room
-from sandkeep.engine.storage import storage_error
 from sandkeep.engine.tombstones import Tombstones
 from sandkeep.engine.undo import Undos
 from sandkeep.engine.upkeep import Upkeep
 from sandkeep.telemetry.log import log
 
-T = TypeVar("T")
-Work = Callable[[Record, Entry, Undos], Awaitable[Record]]
-
-_EXIT_RETRY = 5.0
-_SYNC_PATIENCE = 30.0
 _PROBE_EVERY = 2.0
 _REMEMBERED_DELETES = 4096
 
@@ -69,9 +57,10 @@ class Supervisor:
         self._started_at = parts.clock.now()
         self._tasks: TaskGroup | None = None
         self._tombstones = Tombstones(parts)
+        self._exits = Exits(parts, self._lanes, self._tombstones)
+        self._operations = Operations(parts, self._lanes, self._exits)
         self._probed: tuple[float, str] | None = None
         self._probing = anyio.Lock()
-        self._watched, self._watchers = set[str](), set[str]()
         self._deleted: dict[str, None] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -79,11 +68,13 @@ class Supervisor:
         await recover(self._parts)
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            self._exits.begin(tasks)
+            self._operations.begin(tasks)
             for record in list(self._parts.records.sandboxes.values()):
                 if record.phase is Phase.DELETED:
                     tasks.start_soon(self._tombstones.erase, record)
-                elif record.machine:
-                    self._watch_machine(record)
+                else:
+                    self._exits.watch(record)
             tasks.start_soon(Upkeep(self._parts).run)
             tasks.start_soon(self._tombstones.run)
             ready()
@@ -93,121 +84,6 @@ class Supervisor:
                 self._parts.feed.close()
                 self._parts.deletions.close()
 
-    # -- the frame around every operation
-
-    async def _detached(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run in our own task: the caller may vanish, the work goes on to its end."""
-        done = anyio.Event()
-        values: list[T] = []
-        errors: list[SandkeepError] = []
-
-        async def body() -> None:
-            try:
-                values.append(await work())
-            except SandkeepError as error:
-                errors.append(error)
-            except Exception as error:
-                log("operation.failed", "error", error=repr(error))
-                failed = storage_error(error, "what the node does") if isinstance(error, OSError) else None
-                failed = failed or Internal(f"the node failed: {type(error).__name__}: {error}")
-                failed.__cause__ = error
-                errors.append(failed)
-            finally:
-                done.set()
-
-        if self._tasks is None:
-            raise Internal("the runner is not ready")
-        self._tasks.start_soon(body)
-        await done.wait()
-        if errors:
-            raise errors[0]
-        if not values:
-            raise Unavailable("the runner is stopping", retry_after=1)
-        return values[0]
-
-    async def _operate(
-        self, operation: OperationRef, sandbox_id: str, verb: str, phase: Phase | None, work: Work, **facts: Any
-    ) -> Observed:
-        async def body() -> Observed:
-            async with self._lanes.operate(sandbox_id, phase, DEADLINES.get(phase or Phase.NEW, 60.0)):
-                record = self._known(sandbox_id)
-                self._fence(operation, record)
-                if operation.id in record.outcomes:
-                    return _replay(record, operation.id)
-                record = replace(record, epoch=operation.epoch)
-                entry = self._parts.journal.begin(operation.id, verb, sandbox_id, **facts)
-                try:
-                    async with Undos() as undos:
-                        after = await work(record, entry, undos)
-                        entry.step("record")
-                        after = self._parts.records.save(after.with_outcome(operation.id, None))
-                except BaseException as error:
-                    self._failed(operation, sandbox_id, verb, error)
-                    self._close_durably(entry)
-                    raise
-                await self._settle(record, after, entry)
-                return self._parts.records.sandboxes[sandbox_id].observed()
-
-        return await self._detached(body)
-
-    def _close_durably(self, entry: Entry) -> None:
-        """Forget the intent once what was undone or dropped survives a power cut; nobody waits for it."""
-
-        async def body() -> None:
-            with suppress(Exception), anyio.fail_after(_SYNC_PATIENCE):
-                await self._parts.disks.sync()
-            entry.close()
-
-        assert self._tasks is not None
-        self._tasks.start_soon(body)
-
-    async def _settle(self, before: Record, after: Record, entry: Entry) -> None:
-        """After the commit point: what the new record no longer needs goes. A crash here is finished by recovery."""
-        dropped = False
-        with anyio.CancelScope(shield=True):
-            if after.phase is Phase.PAUSED and after.hold is Hold.DISK and after.machine:
-                with suppress(SandkeepError):  # what cannot be noted is done all the same, from here on
-                    entry.step("machine.end")
-                after = self._parts.records.save(await machine.end(self._parts, after))
-            elif before.generation and not (after.generation and after.phase is Phase.PAUSED):
-                with suppress(SandkeepError):
-                    entry.step("generation.drop")
-                if after.generation:
-                    await self._parts.disks.sync()
-                    after = self._parts.records.save(replace(after, generation=None))
-                await self._parts.disks.drop_generation(after.id, before.generation.id)
-                dropped = True
-        if dropped:
-            self._close_durably(entry)
-        else:
-            entry.close()
-        if after.machine and after.machine not in self._watched:
-            self._watch_machine(after)
-
-    def _failed(self, operation: OperationRef, sandbox_id: str, verb: str, error: BaseException) -> None:
-        """Remember the outcome, and go on watching the machine if it still is the sandbox's."""
-        record = self._parts.records.sandboxes[sandbox_id]
-        failure: dict[str, Any] = {"code": "internal", "message": str(error) or type(error).__name__, "hint": None}
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            failure |= {"code": "busy", "message": "it was interrupted, or took too long, and was undone"}
-        if isinstance(error, SandkeepError):
-            failure = {"code": error.code, "message": error.message, "hint": error.hint}
-        with suppress(SandkeepError):  # a disk that takes nothing: the same id is then tried anew, not answered
-            self._parts.records.save(replace(record, epoch=operation.epoch).with_outcome(operation.id, failure))
-        log("operation.failed", verb=verb, sandbox=sandbox_id, **failure)
-        if record.machine and record.machine not in self._watched:
-            self._watch_machine(record)
-
-    def _known(self, sandbox_id: str) -> Record:
-        record = self._parts.records.sandboxes.get(sandbox_id)
-        if record is None or record.phase is Phase.DELETED:
-            raise NotFound(f"sandbox {sandbox_id} is not on this node")
-        return record
-
-    def _fence(self, operation: OperationRef, record: Record) -> None:
-        if operation.epoch < record.epoch:
-            raise Superseded(f"epoch {operation.epoch} is older than {record.epoch}", current=record.epoch)
-
     # -- operations
 
     async def create(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
@@ -215,9 +91,9 @@ class Supervisor:
             async with self._lanes.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
                 existing = self._parts.records.sandboxes.get(sandbox.id)
                 if existing is not None:
-                    self._fence(operation, existing)
+                    self._operations.fence(operation, existing)
                     if operation.id in existing.outcomes:
-                        return _replay(existing, operation.id)
+                        return replay(existing, operation.id)
                     raise Conflict(f"sandbox {sandbox.id} exists on this node")
                 if sandbox.id in self._deleted:
                     raise Superseded(f"sandbox {sandbox.id} was deleted before its creation came")
@@ -230,15 +106,15 @@ class Supervisor:
                             entry.step("record")
                             record = self._parts.records.save(record.with_outcome(operation.id, None))
                     except BaseException:
-                        with anyio.CancelScope(shield=True), suppress(Exception), anyio.fail_after(_SYNC_PATIENCE):
+                        with anyio.CancelScope(shield=True), suppress(Exception), anyio.fail_after(SYNC_PATIENCE):
                             await self._parts.disks.sync()  # the disk is gone also after a power cut; then the intent
                         entry.close()
                         raise
                     entry.close()
-                self._watch_machine(record)
+                self._exits.watch(record)
                 return record.observed()
 
-        return await self._detached(body)
+        return await self._operations.detached(body)
 
     async def start(self, operation: OperationRef, sandbox_id: str, rescue: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
@@ -253,16 +129,16 @@ class Supervisor:
                 record = await set_room(self._parts, replace(record, generation=None), entry, undos, rescue)
                 return await lifecycle.start(self._parts, record, entry, undos)
 
-        return await self._operate(operation, sandbox_id, "start", Phase.STARTING, work)
+        return await self._operations.operate(operation, sandbox_id, "start", Phase.STARTING, work)
 
     async def stop(self, operation: OperationRef, sandbox_id: str) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             if record.phase is Phase.STOPPED:
                 return replace(record, exited=0)
-            self._watched.discard(record.machine or "")
+            self._exits.expect(record)
             return await give_back(self._parts, await lifecycle.stop(self._parts, record, entry), entry)
 
-        return await self._operate(operation, sandbox_id, "stop", Phase.STOPPING, work)
+        return await self._operations.operate(operation, sandbox_id, "stop", Phase.STOPPING, work)
 
     async def pause(self, operation: OperationRef, sandbox_id: str, hold: Hold, or_disk: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
@@ -289,7 +165,7 @@ class Supervisor:
                     f"pause to disk keeps memory, and persistence={record.spec.persistence} does not",
                     hint="pause with hold=memory, or stop it (the disk is kept)",
                 )
-            self._watched.discard(record.machine or "")
+            self._exits.expect(record)
             try:
                 return await hibernation.pause_to_disk(self._parts, record, entry)
             except PauseFailed as error:
@@ -299,7 +175,7 @@ class Supervisor:
                 self._parts.records.save(noted)
                 raise
 
-        return await self._operate(operation, sandbox_id, "pause", Phase.PAUSING, work, hold=hold)
+        return await self._operations.operate(operation, sandbox_id, "pause", Phase.PAUSING, work, hold=hold)
 
     async def resume(self, operation: OperationRef, sandbox_id: str) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
@@ -312,7 +188,7 @@ class Supervisor:
             async with self._parts.admitted(record.id, record.spec, new_disk=False):
                 return await hibernation.resume_from_disk(self._parts, record, entry, undos)
 
-        return await self._operate(operation, sandbox_id, "resume", Phase.RESUMING, work)
+        return await self._operations.operate(operation, sandbox_id, "resume", Phase.RESUMING, work)
 
     async def update(
         self, operation: OperationRef, sandbox_id: str, limits: Limits, lifetime: Lifetime, labels: dict[str, str]
@@ -334,7 +210,7 @@ class Supervisor:
                 await machine.introduce(self._parts, changed)  # its guard reckons with the limit
             return changed
 
-        return await self._operate(operation, sandbox_id, "update", None, work)
+        return await self._operations.operate(operation, sandbox_id, "update", None, work)
 
     async def delete(self, operation: OperationRef, sandbox_id: str) -> None:
         async def body() -> None:
@@ -345,8 +221,8 @@ class Supervisor:
                     await quarantine.erase(self._parts, sandbox_id)
                     self._lanes.forget(sandbox_id)
                     return
-                self._fence(operation, record)
-                self._watched.discard(record.machine or "")
+                self._operations.fence(operation, record)
+                self._exits.expect(record)
                 tombstone = self._parts.records.save(
                     replace(record, epoch=operation.epoch, phase=Phase.DELETED, reason="deleted")
                 )
@@ -359,7 +235,7 @@ class Supervisor:
                 assert self._tasks is not None
                 self._tasks.start_soon(self._tombstones.erase, tombstone)
 
-        await self._detached(body)
+        await self._operations.detached(body)
 
     def _fence_deleted(self, sandbox_id: str) -> None:
         """A create that a delete overtook on its way here must make nothing. Ids are never used twice; only calls that
@@ -367,56 +243,6 @@ class Supervisor:
         self._deleted[sandbox_id] = None
         if len(self._deleted) > _REMEMBERED_DELETES:
             del self._deleted[next(iter(self._deleted))]
-
-    # -- machines that end by themselves
-
-    def _watch_machine(self, record: Record) -> None:
-        assert record.machine is not None and self._tasks is not None
-        self._watched.add(record.machine)
-        if record.machine not in self._watchers:  # a change that failed left its watcher
-            self._watchers.add(record.machine)
-            self._tasks.start_soon(self._await_exit, record.id, record.machine)
-
-    async def _await_exit(self, sandbox_id: str, machine_id: str) -> None:
-        record = self._parts.records.sandboxes[sandbox_id]
-        try:
-            how = await self._parts.runtime(record.spec.runtime).wait_exit(machine_id)
-        finally:
-            self._watchers.discard(machine_id)
-        if machine_id not in self._watched:
-            return  # we ended it
-        self._watched.discard(machine_id)
-        log("machine.exited", sandbox=sandbox_id, machine=machine_id, how=how)
-        while not await self._note_exit(sandbox_id, machine_id, how):
-            await self._parts.clock.sleep(_EXIT_RETRY)
-
-    async def _note_exit(self, sandbox_id: str, machine_id: str, how: str) -> bool:
-        """Whether it is written down, or is nobody's business any more. A disk that takes nothing now will later."""
-        try:
-            async with self._lanes.operate(sandbox_id, Phase.STOPPING, DEADLINES[Phase.STOPPING]):
-                record = self._parts.records.sandboxes.get(sandbox_id)
-                if record is None or record.machine != machine_id or record.phase is Phase.DELETED:
-                    return True
-                out_of_memory = "memory" in how
-                kind = FactKind.OUT_OF_MEMORY if out_of_memory else FactKind.MACHINE_EXITED
-                record = await machine.end(self._parts, record)
-                if lifecycle.vanishes(record):
-                    record = self._parts.records.save(replace(record, phase=Phase.DELETED, reason=how))
-                    assert self._tasks is not None
-                    self._tasks.start_soon(self._tombstones.erase, record)
-                    self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how, deleted=True)
-                    return True
-                now = self._parts.clock.now()
-                if out_of_memory:
-                    record = record.with_condition(ConditionKind.OUT_OF_MEMORY, True, how, now)
-                self._parts.records.save(lifecycle.ended(record, f"its machine ended: {how}", now))
-                self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how)
-        except NotFound:  # it is being deleted
-            return True
-        except SandkeepError as error:
-            log("operation.failed", verb="exit", sandbox=sandbox_id, error=error.message)
-            return False
-        return True
 
     # -- looking
 
@@ -472,25 +298,25 @@ class Supervisor:
             async with self._lanes.operate(sandbox.id, None, DEADLINES[Phase.STARTING]):
                 existing = self._parts.records.sandboxes.get(sandbox.id)
                 if existing is not None:
-                    self._fence(operation, existing)
+                    self._operations.fence(operation, existing)
                     if operation.id in existing.outcomes:
-                        return _replay(existing, operation.id)
+                        return replay(existing, operation.id)
                     raise Conflict(f"sandbox {sandbox.id} has a record: it is not in quarantine")
                 record = await quarantine.restore(self._parts, operation, sandbox)
                 record = self._parts.records.save(record.with_outcome(operation.id, None))
                 self._parts.records.resolve_unreadable(sandbox.id, forget=False)
                 return record.observed()
 
-        return await self._detached(body)
+        return await self._operations.detached(body)
 
     async def delete_quarantined(self, operation: OperationRef, quarantined_id: str) -> None:
         async def body() -> None:
             await quarantine.delete(self._parts, quarantined_id, self._lanes.busy)
 
-        await self._detached(body)
+        await self._operations.detached(body)
 
     async def endpoint(self, sandbox_id: str) -> Endpoint:
-        record = self._known(sandbox_id)
+        record = self._operations.known(sandbox_id)
         if record.phase is not Phase.RUNNING or not record.machine:
             raise Conflict(f"sandbox {sandbox_id} is {record.phase}, not running")
         return self._parts.endpoint(record)
@@ -516,7 +342,7 @@ class Supervisor:
         return found
 
     async def log(self, sandbox_id: str, limit: int) -> str:
-        record = self._known(sandbox_id)
+        record = self._operations.known(sandbox_id)
         if not record.machine:
             return ""
         return await self._parts.runtime(record.spec.runtime).log(record.machine, limit)
@@ -528,7 +354,7 @@ class Supervisor:
             if template.id in self._parts.records.templates:
                 return self._parts.records.templates[template.id]
             async with self._lanes.operate(sandbox_id, None, DEADLINES[Phase.PAUSING]):
-                record = self._known(sandbox_id)
+                record = self._operations.known(sandbox_id)
                 if record.phase is not Phase.STOPPED:
                     raise Conflict(f"sandbox {sandbox_id} is {record.phase}, not stopped")
                 entry = self._parts.journal.begin(operation.id, "make_template", template.id, sandbox=sandbox_id)
@@ -544,7 +370,7 @@ class Supervisor:
                     entry.close()
                 return made
 
-        return await self._detached(body)
+        return await self._operations.detached(body)
 
     async def delete_template(self, operation: OperationRef, template_id: str) -> None:
         if template_id not in self._parts.records.templates:
@@ -566,7 +392,7 @@ class Supervisor:
             await self._parts.disks.sync()  # gone also after a power cut, before the intent is forgotten
             entry.close()
 
-        await self._detached(body)
+        await self._operations.detached(body)
 
     async def templates(self) -> list[TemplateOnNode]:
         return list(self._parts.records.templates.values())
@@ -587,12 +413,4 @@ class Supervisor:
         async def body() -> None:
             await mend(self._parts, self._lanes.busy)
 
-        await self._detached(body)
-
-
-def _replay(record: Record, operation_id: str) -> Observed:
-    failure = record.outcomes[operation_id]
-    if failure is None:
-        return record.observed()
-    kind = every_error().get(failure["code"], Internal)
-    raise kind(failure["message"], hint=failure.get("hint"))
+        await self._operations.detached(body)
