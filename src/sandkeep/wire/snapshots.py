@@ -1,0 +1,51 @@
+"""Snapshots on the wire."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from sandkeep.wire.shape import Asked, Given, ShortText
+
+SnapshotKind = Literal["disk"]
+
+
+class SnapshotCreate(Asked):
+    """`name`: unique among the snapshots of its sandbox; without one it goes by its id. `tags` are words to find it by, and
+    to keep it by."""
+
+    kind: SnapshotKind = "disk"
+    name: ShortText | None = None
+    tags: list[ShortText] = Field(default_factory=list, max_length=32)
+
+
+class SnapshotView(Given):
+    """A point in time of a sandbox, which it owns. `parent`: the snapshot that its disk came from when this one was made,
+    null for the first. `held`: seconds that its processes stood still for it. `reason`: why it was made."""
+
+    id: str
+    sandbox_id: str
+    project_id: str
+    name: str | None
+    kind: SnapshotKind
+    tags: list[str]
+    parent: str | None
+    held: float
+    reason: str
+    created_at: datetime
+
+
+class RollbackRequest(Asked):
+    """`snapshot`: name or id. The moment before is kept as a snapshot of its own, unless `keep_before` is false."""
+
+    snapshot: ShortText
+    keep_before: bool = True
+
+
+class ForkRequest(Asked):
+    """`snapshot`: name or id; without one, a snapshot is made first and stays. `name`: of the fork; of several NAME-1,
+    NAME-2, ..."""
+
+    snapshot: ShortText | None = None
+    count: int = Field(1, ge=1, le=100)
+    name: ShortText | None = None
