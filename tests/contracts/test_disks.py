@@ -149,6 +149,22 @@ async def test_templates_from_a_disk_and_from_a_generation(on: Bench) -> None:
     assert [(on.disks.path(fork) / "state").read_text() for fork in forks] == ["now", "then"]
 
 
+async def test_a_fork_goes_on_from_the_moment_without_its_source(on: Bench) -> None:
+    source, generation, fork = await on.sandbox(), new_id(IdKind.GENERATION), new_id(IdKind.SANDBOX)
+    (on.disks.path(source) / "state").write_text("then")
+    await on.disks.snapshot(source, generation)
+    (on.disks.path(source) / "state").write_text("now")
+    for _ in range(2):
+        assert await on.disks.fork(fork, source, generation, 64 * MB) == on.disks.path(fork)
+    assert (on.disks.path(fork) / "state").read_text() == "then"
+    (on.disks.path(fork) / "state").write_text("of the fork")
+    assert (on.disks.path(source) / "state").read_text() == "now"
+    assert (await on.disks.facts(fork)).template == (await on.disks.facts(source)).template
+    await on.disks.delete(source)
+    assert (on.disks.path(fork) / "state").read_text() == "of the fork"
+    assert (await on.disks.contents()).disks == {fork: fork}
+
+
 async def test_memory_lives_and_goes_with_its_generation(on: Bench) -> None:
     sandbox, before, after = await on.sandbox(), new_id(IdKind.GENERATION), new_id(IdKind.GENERATION)
     memory = await on.disks.make_memory_folder(sandbox, before)
@@ -220,6 +236,8 @@ async def test_unknown_sources_are_not_found(on: Bench) -> None:
         on.disks.template_from_disk(template, sandbox, generation),
         on.disks.snapshot(nobody, generation),
         on.disks.restore(sandbox, generation),
+        on.disks.fork(nobody, sandbox, generation, MB),
+        on.disks.fork(nobody, new_id(IdKind.SANDBOX), generation, MB),
         on.disks.make_memory_folder(nobody, generation),
         on.disks.set_limit(nobody, MB),
         on.disks.used(nobody),

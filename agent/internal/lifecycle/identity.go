@@ -14,8 +14,9 @@ import (
 
 // etc and run are variables for the tests alone.
 var (
-	etc = "/etc"
-	run = "/run"
+	etc   = "/etc"
+	run   = "/run"
+	state = "/var/lib"
 )
 
 const hostsMark = "# sandkeep"
@@ -68,13 +69,41 @@ func hostsWith(present, name string) string {
 
 // placeMachineID gives images that were made without an id one of their own.
 func placeMachineID() error {
-	path := filepath.Join(etc, "machine-id")
-	if present, err := readPlain(path); err == nil && len(bytes.TrimSpace(present)) > 0 && string(present) != "uninitialized\n" {
+	if present, err := readPlain(filepath.Join(etc, "machine-id")); err == nil && len(bytes.TrimSpace(present)) > 0 && string(present) != "uninitialized\n" {
 		return nil
 	}
+	return placeNewMachineID()
+}
+
+func placeNewMachineID() error {
 	var id [16]byte
 	_, _ = rand.Read(id[:])
-	return place(path, []byte(hex.EncodeToString(id[:])+"\n"), 0o444)
+	content := []byte(hex.EncodeToString(id[:]) + "\n")
+	// D-Bus keeps a copy where it is no link.
+	if _, err := readPlain(filepath.Join(state, "dbus/machine-id")); err == nil {
+		if err := place(filepath.Join(state, "dbus/machine-id"), content, 0o444); err != nil {
+			return err
+		}
+	}
+	return place(filepath.Join(etc, "machine-id"), content, 0o444)
+}
+
+// becomeAnother replaces what must not be twice in the world, on a disk that is a copy of another sandbox's. Host keys
+// that were there are made anew. Nothing but the agent runs yet.
+func becomeAnother(makeHostKeys func() error) error {
+	if err := placeNewMachineID(); err != nil {
+		return err
+	}
+	keys, err := filepath.Glob(filepath.Join(etc, "ssh/ssh_host_*_key*"))
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	for _, key := range keys {
+		if err := remove(key); err != nil {
+			return err
+		}
+	}
+	return makeHostKeys()
 }
 
 func placeResolvers(servers []string) error {

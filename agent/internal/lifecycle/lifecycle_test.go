@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +15,10 @@ import (
 func elsewhere(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	oldEtc, oldRun, oldShare := etc, run, share
+	oldEtc, oldRun, oldShare, oldState := etc, run, share, state
 	etc, run, share = filepath.Join(dir, "etc"), filepath.Join(dir, "run"), filepath.Join(dir, "share")
-	t.Cleanup(func() { etc, run, share = oldEtc, oldRun, oldShare })
+	state = filepath.Join(dir, "state")
+	t.Cleanup(func() { etc, run, share, state = oldEtc, oldRun, oldShare, oldState })
 	return dir
 }
 
@@ -107,11 +109,36 @@ func TestIdentityFiles(t *testing.T) {
 	if _ = placeMachineID(); len(id) != 33 || text(t, filepath.Join(etc, "machine-id")) != id {
 		t.Fatalf("%q", id)
 	}
+	if err := becomeAnother(func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if next := text(t, filepath.Join(etc, "machine-id")); len(next) != 33 || next == id {
+		t.Fatalf("%q after %q", next, id)
+	}
 	if err := placeResolvers([]string{"10.0.0.1", "10.0.0.2"}); err != nil || text(t, filepath.Join(etc, "resolv.conf")) != "nameserver 10.0.0.1\nnameserver 10.0.0.2\n" {
 		t.Fatal(err)
 	}
 	if placeResolvers([]string{"x\noptions evil"}) == nil {
 		t.Fatal("injected")
+	}
+}
+
+func TestBecomingAnotherReplacesHostKeys(t *testing.T) {
+	elsewhere(t)
+	for _, name := range []string{"ssh/ssh_host_rsa_key", "ssh/ssh_host_rsa_key.pub", "ssh/sshd_config"} {
+		if err := place(filepath.Join(etc, name), []byte("of the other\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if becomeAnother(func() error { return errors.New("no keys") }) == nil {
+		t.Fatal("keys were not made, and that was no failure")
+	}
+	if left, _ := filepath.Glob(filepath.Join(etc, "ssh/*")); len(left) != 1 {
+		t.Fatal(left)
+	}
+	asked := false
+	if err := becomeAnother(func() error { asked = true; return nil }); err != nil || asked {
+		t.Fatal("where there are no keys, none are made", err)
 	}
 }
 

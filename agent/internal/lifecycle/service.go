@@ -53,6 +53,7 @@ type initRequest struct {
 	CABundle         *string            `json:"caBundle"`
 	MemoryLimitBytes *connect.Integer   `json:"memoryLimitBytes"`
 	OOMGuard         *bool              `json:"oomGuard"`
+	NewIdentity      bool               `json:"newIdentity"`
 }
 
 type initResponse struct {
@@ -95,6 +96,12 @@ func (s *Service) init(w http.ResponseWriter, r *http.Request) {
 	}
 	if !in.Timestamp.IsZero() {
 		in.Timestamp.Time = in.Timestamp.Add(time.Since(arrived)) // waiting for our turn is not skew
+	}
+	if in.NewIdentity {
+		if err := becomeAnother(func() error { return makeHostKeys(s.Table.Reaper) }); err != nil {
+			gate.WriteError(w, http.StatusInternalServerError, "identity: "+err.Error())
+			return
+		}
 	}
 	out := s.apply(in)
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {

@@ -19,12 +19,14 @@ from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
 from sandkeep.control.allowance import Allowance, Quota
 from sandkeep.control.events import Events
+from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.retention import Kept
 from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import Templates
 from sandkeep.domain.errors import InvalidArgument, Unavailable
 from sandkeep.drivers.guest.agent import AgentGuest
@@ -114,14 +116,17 @@ async def make_services(
     sandboxes = Sandboxes(events, runner, guest, clock, Quota(allowance, clock))
     templates = Templates(events, sandboxes, runner, guest, clock)
     installation = await keys.default_project()
+    snapshots = Snapshots(events, sandboxes, runner, clock)
     nodes = Nodes(events, runner, installation)
-    reconciler = Reconciler(events, sandboxes, templates, nodes, runner, clock, installation, kept or Kept())
+    reconciler = Reconciler(events, sandboxes, templates, snapshots, nodes, runner, clock, installation, kept or Kept())
     return Services(
         version=version,
         identity=Identity(keys, allowance),
         keys=keys,
         sandboxes=sandboxes,
         templates=templates,
+        snapshots=snapshots,
+        forks=Forks(events, sandboxes, snapshots),
         events=events,
         reconciler=reconciler,
         nodes=nodes,

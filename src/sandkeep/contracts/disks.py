@@ -82,8 +82,8 @@ class Disks(Protocol):
         ...
 
     async def template_from_disk(self, template_id: str, sandbox_id: str, generation_id: str | None = None) -> int:
-        """A sealed template that is a copy of a sandbox's disk as it is now, or of one of its generations (so is a fork
-        made: the clones of another sandbox come from templates). Durable. Returns its size in bytes."""
+        """A sealed template that is a copy of a sandbox's disk as it is now, or of one of its generations. Durable.
+        Returns its size in bytes."""
         ...
 
     async def delete_template(self, template_id: str) -> None: ...
@@ -92,6 +92,10 @@ class Disks(Protocol):
 
     async def create(self, sandbox_id: str, template_id: str, limit: int) -> Path:
         """The sandbox's disk, cloned from a template. Returns its root folder. `limit` in bytes, over all it owns."""
+        ...
+
+    async def fork(self, sandbox_id: str, source_id: str, generation_id: str, limit: int) -> Path:
+        """As `create`, cloned from a generation of another sandbox, which may be deleted afterwards."""
         ...
 
     def path(self, sandbox_id: str) -> Path:

@@ -25,6 +25,8 @@ class GuestInit:
     memory_limit: int
     oom_guard: bool
     ca_bundle: str = ""
+    new_identity: bool = False
+    """The disk is a copy of another sandbox's: what must not be twice in the world is made anew, or the call fails."""
 
 
 @dataclass(frozen=True)

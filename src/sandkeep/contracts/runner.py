@@ -13,6 +13,7 @@ from sandkeep.domain.node import (
     OperationRef,
     Quarantined,
     SandboxOnNode,
+    SnapshotOnNode,
     TemplateOnNode,
     Usage,
 )
@@ -124,6 +125,27 @@ class Runner(Protocol):
 
     async def make_template(self, operation: OperationRef, sandbox_id: str, template: TemplateOnNode) -> TemplateOnNode:
         """A template from a sandbox's disk as it is now. The sandbox must be stopped."""
+        ...
+
+    async def snapshot(self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode) -> SnapshotOnNode:
+        """Keep this moment of its disk, from any settled phase; what runs runs on. Durable."""
+        ...
+
+    async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
+        """Snapshots that were made after it stay whole. Deleting what is gone is no error."""
+        ...
+
+    async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> Observed:
+        """Back to this moment in place, under the same identity: with a new machine when it ran, else stopped. When the start
+        fails it is stopped on the snapshot's disk. Raises NotFound."""
+        ...
+
+    async def fork(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str) -> Observed:
+        """As `create`, on a copy of the snapshot's disk, with an identity of its own. Raises NotFound."""
+        ...
+
+    async def snapshots(self) -> list[SnapshotOnNode]:
+        """All that the node keeps."""
         ...
 
     async def delete_template(self, operation: OperationRef, template_id: str) -> None:

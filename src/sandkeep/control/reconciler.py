@@ -11,8 +11,9 @@ from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.retention import Kept, Retention
 from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import BUILD_LABEL, Templates
-from sandkeep.control.ticks import Ticks, expired, postpone
+from sandkeep.control.ticks import Ticks, clear_expiry, expired, postpone
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
@@ -38,6 +39,7 @@ class Reconciler:
         events: Events,
         sandboxes: Sandboxes,
         templates: Templates,
+        snapshots: Snapshots,
         nodes: Nodes,
         runner: Runner,
         clock: Clock,
@@ -47,6 +49,7 @@ class Reconciler:
         self._events = events
         self._sandboxes = sandboxes
         self._templates = templates
+        self._snapshots = snapshots
         self._nodes = nodes
         self._ahead = Catchup(events, sandboxes, runner, clock)
         self._runner = runner
@@ -56,7 +59,7 @@ class Reconciler:
         self.node: NodeInfo | None = None
         self.apart = "the node's runner does not answer"
         """Why there is no node; of the last try."""
-        self._restarter = Restarter(sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
+        self._restarter = Restarter(events, sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
         self._retention = Retention(events, clock, kept)
 
     async def run(self) -> None:
@@ -168,6 +171,10 @@ class Reconciler:
                 await self._settle(sandbox, observed, first=first)
             except SandkeepError as error:
                 log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)
+        try:
+            await self._snapshots.reconcile(paired=self._nodes.standing.paired)
+        except SandkeepError as error:
+            log("reconcile.failed", "warning", what="snapshots", error=error.message)
 
     async def _settle(self, sandbox: Sandbox, observed: Observed | None, *, first: bool) -> None:
         phase = sandbox.status.phase
@@ -270,6 +277,6 @@ class Reconciler:
                     await self._sandboxes.pause(project, sandbox.id, Hold.DISK, None, reason="its lifetime ended")
                 else:
                     await self._sandboxes.stop(project, sandbox.id, reason="its lifetime ended")
-            await self._sandboxes.clear_expiry(sandbox)
+            await clear_expiry(self._events, sandbox)
         except SandkeepError as error:
             log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)

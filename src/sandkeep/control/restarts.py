@@ -12,10 +12,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 from sandkeep.contracts.clock import Clock
+from sandkeep.control import settlement
+from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.restart import FORGOTTEN_AFTER, Restarts
 from sandkeep.domain.sandbox import Phase, Sandbox
+from sandkeep.store import sandboxes as store
 from sandkeep.telemetry.log import log
 
 _TICK = 1.0
@@ -32,7 +35,8 @@ class _Timer:
 class Restarter:
     """Run by the reconciler."""
 
-    def __init__(self, sandboxes: Sandboxes, clock: Clock, connected: Callable[[], bool]) -> None:
+    def __init__(self, events: Events, sandboxes: Sandboxes, clock: Clock, connected: Callable[[], bool]) -> None:
+        self._events = events
         self._sandboxes = sandboxes
         self._clock = clock
         self._connected = connected
@@ -53,7 +57,9 @@ class Restarter:
 
     async def _look(self, tasks: TaskGroup) -> None:
         timers = {}
-        for sandbox in await self._sandboxes.failing():
+        async with self._events.change() as ledger:
+            failing = await store.failing(ledger.transaction)
+        for sandbox in failing:
             timer = self._timer(sandbox)
             if timer is None:
                 continue
@@ -61,7 +67,7 @@ class Restarter:
             if self._clock.monotonic() < timer.ends or sandbox.id in self._under_way:
                 continue
             if sandbox.status.phase is Phase.RUNNING:
-                await self._sandboxes.forget_failures(sandbox)
+                await self._forget_failures(sandbox)
             else:
                 self._under_way.add(sandbox.id)
                 tasks.start_soon(self._start, sandbox)
@@ -79,6 +85,13 @@ class Restarter:
         if status.phase is Phase.STOPPED and restarts.next_at is not None:
             return _Timer(plan, self._clock.monotonic() + restarts.wait(self._clock.now()))
         return None
+
+    async def _forget_failures(self, seen: Sandbox) -> None:
+        """It has run for long enough."""
+        async with self._events.change() as ledger:
+            current = await store.by_id(ledger.transaction, seen.id)
+            if current and (current.epoch, current.status) == (seen.epoch, seen.status):
+                await store.save(ledger.transaction, settlement.forgotten(current), seen.epoch)
 
     async def _start(self, sandbox: Sandbox) -> None:
         try:

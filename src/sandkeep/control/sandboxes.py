@@ -50,6 +50,7 @@ from sandkeep.domain.why import what_wakes
 from sandkeep.lib.turns import Turns
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
+from sandkeep.store import snapshots as snapshot_store
 
 _SETTLED_WITHIN = 30.0
 """Seconds that a call waits for a sandbox that a crash left in the middle of a change."""
@@ -115,10 +116,17 @@ class Sandboxes:
     # -- making
 
     async def create(
-        self, project_id: str, name: str | None, spec: Spec, idempotency_key: str | None, caller: str
+        self,
+        project_id: str,
+        name: str | None,
+        spec: Spec,
+        idempotency_key: str | None,
+        caller: str,
+        *,
+        origin: str | None = None,
     ) -> tuple[Sandbox, bool]:
         """`spec.template` is the name asked for. With a name: get-or-create. True: it was made by this call. `caller`:
-        the key that asks; the callers take turns."""
+        the key that asks; the callers take turns. `origin`: the snapshot that its disk is a copy of."""
         if name is not None:
             check_name(name)
         spec.check()
@@ -129,17 +137,19 @@ class Sandboxes:
                 sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._quota)
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
-                    return await self._settle_interrupted_create(sandbox, caller), False
+                    return await self._settle_interrupted_create(sandbox, caller, origin), False
                 return sandbox, False
             async with self._locks[sandbox.id]:  # so that others wait for it, and the reconciler leaves it alone
-                return await self._create_on_node(sandbox, caller), True
+                return await self._create_on_node(sandbox, caller, origin), True
 
-    async def _create_on_node(self, sandbox: Sandbox, caller: str) -> Sandbox:
+    async def _create_on_node(self, sandbox: Sandbox, caller: str, origin: str | None) -> Sandbox:
         assert sandbox.operation is not None
         node_view = SandboxOnNode(sandbox.id, sandbox.project_id, sandbox.spec, sandbox.name, sandbox.created_at)
         try:
             async with self._turns.turn(caller):
-                observed = await self._runner.create(OperationRef(sandbox.operation, sandbox.epoch), node_view)
+                operation = OperationRef(sandbox.operation, sandbox.epoch)
+                making = self._runner.fork(operation, node_view, origin) if origin else None
+                observed = await (making or self._runner.create(operation, node_view))
         except Unavailable:
             raise  # unknown whether it happened: the reconciler settles it when the node is back
         except SandkeepError as error:
@@ -147,17 +157,18 @@ class Sandboxes:
             raise
         return await self.settle(sandbox, observed, EventKind.SANDBOX_STARTED)
 
-    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str) -> Sandbox:
+    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str, origin: str | None) -> Sandbox:
         """A retry of a create that a crash interrupted: the same operation again, with the same outcome."""
         async with self._held(sandbox.project_id, sandbox.id):
             current = await self.get(sandbox.project_id, sandbox.id)
             if current.status.phase not in (Phase.NEW, Phase.STARTING):
                 return current
-            return await self._create_on_node(current, caller)
+            return await self._create_on_node(current, caller, origin)
 
     async def _forget(self, sandbox: Sandbox, reason: str) -> None:
         async with self._events.change() as ledger:
             if await store.remove(ledger.transaction, sandbox.id):
+                await snapshot_store.remove_of(ledger.transaction, sandbox.id)
                 await idempotency_store.remove(ledger.transaction, sandbox.id)
                 await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
         self._locks.pop(sandbox.id, None)
@@ -185,7 +196,7 @@ class Sandboxes:
 
         kinds = (Phase.PAUSING, EventKind.SANDBOX_PAUSING, EventKind.SANDBOX_PAUSED)
         try:
-            return await self._change(project_id, reference, *kinds, check, act, reason=reason)
+            return await self.change(project_id, reference, *kinds, check, act, reason=reason)
         except Conflict:
             await self._call_off(project_id, reference)  # whoever wanted it paused does not want it started
             raise
@@ -202,7 +213,7 @@ class Sandboxes:
                 )
             return sandbox.status.phase is Phase.RUNNING
 
-        return await self._change(
+        return await self.change(
             project_id, reference, Phase.RESUMING, EventKind.SANDBOX_RESUMING, EventKind.SANDBOX_RESUMED, check, act
         )
 
@@ -215,7 +226,7 @@ class Sandboxes:
             return sandbox.status.phase is Phase.STOPPED
 
         kinds = (Phase.STOPPING, EventKind.SANDBOX_STOPPING, EventKind.SANDBOX_STOPPED)
-        sandbox = await self._change(project_id, reference, *kinds, check, act, reason=reason)
+        sandbox = await self.change(project_id, reference, *kinds, check, act, reason=reason)
         if sandbox.spec.persistence is Persistence.EPHEMERAL:
             await self.delete(project_id, sandbox.id, reason="ephemeral: deleted because it stopped")
             sandbox = replace(sandbox, status=replace(sandbox.status, phase=Phase.DELETED))
@@ -242,7 +253,7 @@ class Sandboxes:
                 )
             return rescue or not inside or not by_hand
 
-        return await self._change(
+        return await self.change(
             project_id,
             reference,
             Phase.STARTING,
@@ -262,7 +273,7 @@ class Sandboxes:
         def check(current: Sandbox) -> bool:
             return current.status.phase is not Phase.STOPPED or current.restarts != sandbox.restarts
 
-        return await self._change(
+        return await self.change(
             sandbox.project_id,
             sandbox.id,
             Phase.STARTING,
@@ -429,7 +440,7 @@ class Sandboxes:
                     self._locks.pop(sandbox_id, None)
                 raise
 
-    async def _change(
+    async def change(
         self,
         project_id: str,
         reference: str,
@@ -560,28 +571,6 @@ class Sandboxes:
 
     async def forget(self, sandbox: Sandbox, reason: str) -> None:
         await self._forget(sandbox, reason)
-
-    async def failing(self) -> list[Sandbox]:
-        """Those with ends that still count."""
-        async with self._events.change() as ledger:
-            return await store.failing(ledger.transaction)
-
-    async def forget_failures(self, seen: Sandbox) -> None:
-        """It has run for long enough."""
-        async with self._events.change() as ledger:
-            current = await store.by_id(ledger.transaction, seen.id)
-            if current and (current.epoch, current.status) == (seen.epoch, seen.status):
-                await store.save(ledger.transaction, settlement.forgotten(current), seen.epoch)
-
-    async def clear_expiry(self, seen: Sandbox) -> None:
-        """What its rule says was done; what runs no more is not started again either. A lifetime that was changed
-        meanwhile stays."""
-        async with self._events.change() as ledger:
-            sandbox = await store.by_id(ledger.transaction, seen.id)
-            if sandbox is not None and sandbox.expires_at == seen.expires_at:
-                after = replace(settlement.forgotten(sandbox), expires_at=None)
-                await store.save(ledger.transaction, after, sandbox.epoch)
-                await ledger.tell(EventKind.SANDBOX_EXPIRED, sandbox.project_id, sandbox.id, "its lifetime ended")
 
 
 async def _find(ledger: Ledger, project_id: str, reference: str) -> Sandbox:

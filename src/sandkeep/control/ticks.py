@@ -7,7 +7,9 @@ silence ends none of them.
 from dataclasses import dataclass, replace
 
 from sandkeep.contracts.clock import Clock
+from sandkeep.control import settlement
 from sandkeep.control.events import Events
+from sandkeep.domain.event import EventKind
 from sandkeep.domain.sandbox import Sandbox
 from sandkeep.store import sandboxes as store
 
@@ -44,6 +46,17 @@ async def expired(events: Events, tick: Tick) -> list[Sandbox]:
     """Those whose lifetime ended."""
     async with events.change() as ledger:
         return await store.expired(ledger.transaction, tick.now)
+
+
+async def clear_expiry(events: Events, seen: Sandbox) -> None:
+    """What its rule says was done; what runs no more is not started again either. A lifetime that was changed
+    meanwhile stays."""
+    async with events.change() as ledger:
+        sandbox = await store.by_id(ledger.transaction, seen.id)
+        if sandbox is not None and sandbox.expires_at == seen.expires_at:
+            after = replace(settlement.forgotten(sandbox), expires_at=None)
+            await store.save(ledger.transaction, after, sandbox.epoch)
+            await ledger.tell(EventKind.SANDBOX_EXPIRED, sandbox.project_id, sandbox.id, "its lifetime ended")
 
 
 async def postpone(events: Events, tick: Tick) -> None:

@@ -26,4 +26,6 @@ class DiskCapabilities:
     kind: str
     hard_limit: bool
     copy_on_write: bool
+    atomic: bool = False
+    """A snapshot is one instant, also while processes write."""
     notes: tuple[str, ...] = ()

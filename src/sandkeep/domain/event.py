@@ -25,9 +25,14 @@ class EventKind(StrEnum):
     SANDBOX_MEMORY_LOST = "sandbox.memory_lost"
     SANDBOX_RESTARTED = "sandbox.restarted"
     SANDBOX_CRASH_LOOP = "sandbox.crash_loop"
+    SANDBOX_ROLLED_BACK = "sandbox.rolled_back"
+    SANDBOX_FORKED = "sandbox.forked"
     SANDBOX_DELETING = "sandbox.deleting"
     SANDBOX_DELETED = "sandbox.deleted"
     SANDBOX_ADOPTED = "sandbox.adopted"
+    SNAPSHOT_CREATED = "snapshot.created"
+    SNAPSHOT_FAILED = "snapshot.failed"
+    SNAPSHOT_DELETED = "snapshot.deleted"
     TEMPLATE_BUILD_STARTED = "template.build_started"
     TEMPLATE_READY = "template.ready"
     TEMPLATE_FAILED = "template.failed"
@@ -56,9 +61,14 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_MEMORY_LOST: "Its machine ended with memory that was to be kept; the disk was kept.",
     EventKind.SANDBOX_RESTARTED: "After its machine had ended by itself, it runs again from its disk.",
     EventKind.SANDBOX_CRASH_LOOP: "It failed five times in a row; it is tried again ever more rarely.",
+    EventKind.SANDBOX_ROLLED_BACK: "It is back at one of its snapshots; the reason names it.",
+    EventKind.SANDBOX_FORKED: "Others were made from one of its snapshots; `forks` are their ids.",
     EventKind.SANDBOX_DELETING: "A delete has begun.",
     EventKind.SANDBOX_DELETED: "Nothing of it is left.",
     EventKind.SANDBOX_ADOPTED: "The server took it over from the node, which alone knew it; the reason says from what.",
+    EventKind.SNAPSHOT_CREATED: "This moment of a sandbox is kept; `snapshot` is its id.",
+    EventKind.SNAPSHOT_FAILED: "A snapshot was not made; the reason says why, and nothing of it is left.",
+    EventKind.SNAPSHOT_DELETED: "A snapshot of a sandbox is gone.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
     EventKind.TEMPLATE_READY: "A template can be used.",
     EventKind.TEMPLATE_FAILED: "The build of a template failed; the reason names the step.",

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from sandkeep.domain.sandbox import Condition, Hold, Phase, Spec
+from sandkeep.domain.snapshot import SnapshotKind
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,22 @@ class Quarantined:
     template: str | None = None
     limit: int | None = None
     generations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SnapshotOnNode:
+    """A point in time of a sandbox, as this node keeps it. What the control plane says of it is kept for the day on which it
+    has lost its database. held: seconds that the guest stood still."""
+
+    id: str
+    sandbox_id: str
+    kind: SnapshotKind
+    created_at: float
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    parent: str | None = None
+    reason: str = ""
+    held: float = 0.0
 
 
 @dataclass(frozen=True)

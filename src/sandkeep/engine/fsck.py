@@ -41,19 +41,21 @@ async def check(parts: Parts) -> dict[str, Any]:
     for sandbox_id in records.keys() - contents.disks.keys():
         if records[sandbox_id].phase is not Phase.DELETED:
             found("disk.missing", sandbox_id, "the record has no disk in the pool")
-    kept = {r.generation.id: r.id for r in records.values() if r.generation}
+    kept = parts.records.generations()
     for generation in contents.generations.keys() - kept.keys():
-        found(
-            "generation.unowned", generation, f"a memory image of {contents.generations[generation]} without a record"
-        )
+        found("generation.unowned", generation, f"a moment of {contents.generations[generation]} without a record")
     for generation in kept.keys() - contents.generations.keys():
-        found("generation.missing", kept[generation], f"its memory image {generation} is not in the pool")
+        found("generation.missing", kept[generation], f"its paused state or snapshot {generation} is not in the pool")
     for template in parts.records.templates.keys() - contents.templates:
         found("template.missing", template, "the record has no disk in the pool")
     for template in contents.templates - parts.records.templates.keys():
         found("template.unowned", template, "a template without a record")
     for name in contents.strangers:
         found("pool.stranger", name, "something in the pool that Sandkeep did not make, or a half-made thing")
+
+    for snapshot_id, one in parts.records.snapshots.items():
+        if one.snapshot.sandbox_id not in records:
+            found("snapshot.unowned", snapshot_id, f"a snapshot of {one.snapshot.sandbox_id}, which has no record")
 
     slots = {r.slot: r.id for r in records.values() if r.slot and r.phase is not Phase.DELETED}
     attached = await parts.networks.attached()
@@ -81,6 +83,7 @@ async def check(parts: Parts) -> dict[str, Any]:
             "machines": len(machines),
             "disks": len(contents.disks),
             "generations": len(contents.generations),
+            "snapshots": len(parts.records.snapshots),
             "templates": len(contents.templates),
             "networks": len(attached),
         },

@@ -11,24 +11,36 @@ from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
 from sandkeep.engine import machine
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
-from sandkeep.engine.records import Record
+from sandkeep.engine.records import Kept, Record
 from sandkeep.engine.undo import Undos
 from sandkeep.lib.together import together
 
 
-async def create(parts: Parts, operation: OperationRef, sandbox: SandboxOnNode, entry: Entry, undos: Undos) -> Record:
-    """Disk and network side by side, then the machine. Running and answering when it returns."""
+async def create(
+    parts: Parts,
+    operation: OperationRef,
+    sandbox: SandboxOnNode,
+    entry: Entry,
+    undos: Undos,
+    origin: Kept | None = None,
+) -> Record:
+    """Disk and network side by side, then the machine. Running and answering when it returns. `origin`: the snapshot that
+    its disk is forked from, else its template."""
     record = Record(sandbox=sandbox, epoch=operation.epoch, slot=0, token=secrets.token_urlsafe(32))
     record = machine.next_machine(parts, record, undos)
     entry.step("disk.create", template=sandbox.spec.template, machine=record.machine, slot=record.slot)
     undos.push("disk", lambda: parts.disks.delete(record.id))
     async with together() as side:
-        side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
+        if origin:
+            source = origin.snapshot.sandbox_id
+            side.start_soon(parts.disks.fork, record.id, source, origin.generation.id, sandbox.spec.limits.disk)
+        else:
+            side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
         await machine.connect(parts, record, entry, undos, blocked=False)
     async with together() as side:
         side.start_soon(parts.disks.sync)  # the disk is there after a power cut, too; it takes less time than the boot
-        booted = await machine.boot(parts, record, entry, undos)
-    return replace(booted, reason="created")
+        booted = await machine.boot(parts, record, entry, undos, new_identity=origin is not None)
+    return replace(booted, reason="forked" if origin else "created")
 
 
 def check_possible(parts: Parts, sandbox: SandboxOnNode) -> None:

@@ -35,8 +35,9 @@ async def connect(parts: Parts, record: Record, entry: Entry, undos: Undos, *, b
     return await parts.networks.attach(record.id, record.slot, record.spec.network, blocked=blocked)
 
 
-async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
-    """Network and disk are there: start the machine, and return when its agent answers and has its values."""
+async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos, *, new_identity: bool = False) -> Record:
+    """Network and disk are there: start the machine, and return when its agent answers and has its values. `new_identity`:
+    the disk is a copy of another sandbox's."""
     runtime = parts.runtime(record.spec.runtime)
     record = replace(record, agent=parts.settings.agent_folder.name)
     plan = parts.plan(record)
@@ -45,7 +46,7 @@ async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Reco
     await runtime.boot(plan)
     entry.step("guest.init")
     async with while_alive(runtime, plan.id):
-        await introduce(parts, record)
+        await introduce(parts, record, new_identity=new_identity)
     now = parts.clock.now()
     ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
     if any(condition.kind is ConditionKind.OUT_OF_MEMORY for condition in ready.conditions):
@@ -68,7 +69,7 @@ async def while_alive(runtime: Runtime, machine_id: str) -> AsyncIterator[None]:
         side.cancel_scope.cancel()
 
 
-async def introduce(parts: Parts, record: Record) -> None:
+async def introduce(parts: Parts, record: Record, *, new_identity: bool = False) -> None:
     """Wait for a fresh agent and tell it who it is. Raises GuestUnreachable, GuestError."""
     endpoint = parts.endpoint(record)
     await parts.guest.wait_ready(endpoint, parts.settings.boot_deadline)
@@ -84,6 +85,7 @@ async def introduce(parts: Parts, record: Record) -> None:
             memory_limit=record.spec.limits.memory,
             oom_guard=record.spec.runtime is RuntimeKind.GVISOR,
             ca_bundle=parts.settings.ca_bundle,
+            new_identity=new_identity,
         ),
     )
 

@@ -78,6 +78,8 @@ async def erase(parts: Parts, sandbox_id: str) -> None:
     await run_sync(parts.deletions.add, sandbox_id)
     await parts.disks.delete(sandbox_id)
     await parts.disks.sync()
+    for kept in parts.records.snapshots_of(sandbox_id):
+        parts.records.remove_snapshot(kept.snapshot.id)
     parts.records.resolve_unreadable(sandbox_id, forget=True)
 
 
@@ -95,7 +97,7 @@ def _templates(parts: Parts, contents: PoolContents) -> set[str]:
 def _loose(parts: Parts, contents: PoolContents, busy: Busy) -> dict[str, str]:
     """Generations of sandboxes that have a record, which does not name them."""
     known = parts.records.sandboxes
-    kept = {record.generation.id for record in known.values() if record.generation}
+    kept = parts.records.generations()
     return {g: o for g, o in contents.generations.items() if o in known and g not in kept and not busy(o)}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sandkeep.domain.ids import is_id
-from sandkeep.domain.node import Observed, SandboxOnNode, TemplateOnNode
+from sandkeep.domain.node import Observed, SandboxOnNode, SnapshotOnNode, TemplateOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     Condition,
@@ -30,6 +30,7 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Spec,
 )
+from sandkeep.domain.snapshot import SnapshotKind
 from sandkeep.engine.storage import trouble, writing
 from sandkeep.lib.files import discard_unfinished, remove_durably, sync_folder, write_durably, write_json_durably
 from sandkeep.telemetry.log import log
@@ -52,7 +53,8 @@ class Record:
     """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, failed or deleted (a
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
     another followed), `rescue` the bytes of disk above its limit that it has for now, `agent` the folder of the agent that
-    its machine or generation goes on with. `outcomes`: operation id -> error, or None for success."""
+    its machine or generation goes on with, `head` the snapshot that its disk came from last.
+    `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
     epoch: int
@@ -69,6 +71,7 @@ class Record:
     exited: int = 0
     rescue: int = 0
     agent: str = ""
+    head: str = ""
 
     @property
     def disk_limit(self) -> int:
@@ -96,6 +99,14 @@ class Record:
     def with_outcome(self, operation_id: str, error: dict[str, Any] | None) -> "Record":
         kept = dict(list(self.outcomes.items())[-(_KEPT_OUTCOMES - 1) :])
         return replace(self, outcomes={**kept, operation_id: error})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot, and the generation of its sandbox that holds it."""
+
+    snapshot: SnapshotOnNode
+    generation: Generation
 
 
 def spec_from_json(data: dict[str, Any]) -> Spec:
@@ -143,7 +154,14 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         exited=data.get("exited", 0),
         rescue=data.get("rescue", 0),
         agent=data.get("agent", ""),
+        head=data.get("head", ""),
     )
+
+
+def _kept_from_json(data: dict[str, Any]) -> Kept:
+    snapshot = data["snapshot"]
+    shown = {**snapshot, "kind": SnapshotKind(snapshot["kind"]), "tags": tuple(snapshot["tags"])}
+    return Kept(SnapshotOnNode(**shown), Generation(**data["generation"]))
 
 
 def _checksum(data: dict[str, Any]) -> str:
@@ -172,21 +190,27 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self._sandboxes = folder / "sandboxes"
         self._templates = folder / "templates"
+        self._snapshots = folder / "snapshots"
         self._aside = folder / "unreadable"
         self._installation = folder / "installation"
         self.sandboxes: dict[str, Record] = {}
         self.templates: dict[str, TemplateOnNode] = {}
+        self.snapshots: dict[str, Kept] = {}
         self.unreadable: list[str] = []
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self._sandboxes, self._templates, self._snapshots
 
     def discard_unfinished(self) -> None:
         """For recovery, when nobody writes: what a kill left in the middle of a write was never a record."""
-        for folder in (self._sandboxes, self._templates):
+        for folder in self._folders:
             discard_unfinished(folder)
 
     def load(self) -> None:
         """Reads only. Raises OSError for a record that cannot be read now, but perhaps later: whoever took it for lost
         would end a healthy machine."""
-        for folder in (self._sandboxes, self._templates):
+        for folder in self._folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, data in self._read(self._sandboxes, Record):
             try:
@@ -194,8 +218,14 @@ class Records:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._cannot_read(path, error)
         self.find_templates()
+        for path, data in self._read(self._snapshots, Kept):
+            try:
+                self.snapshots[path.stem] = _kept_from_json(data)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._cannot_read(path, error)
         aside = {path.stem for path in self._aside.glob("*.json")}
-        self.unreadable += sorted(aside - set(self.unreadable) - self.sandboxes.keys() - self.templates.keys())
+        known = self.sandboxes.keys() | self.templates.keys() | self.snapshots.keys()
+        self.unreadable += sorted(aside - set(self.unreadable) - known)
 
     def find_templates(self) -> None:
         """Also those that were made since: setup writes them beside a runner that serves."""
@@ -227,7 +257,7 @@ class Records:
         """An unreadable record is kept for people, in a folder of its own; what it described is then unknown, and so
         quarantined."""
         for name in self.unreadable:
-            for folder in (self._sandboxes, self._templates):
+            for folder in self._folders:
                 path = folder / f"{name}.json"
                 if path.exists():
                     self._aside.mkdir(mode=0o700, exist_ok=True)
@@ -277,6 +307,24 @@ class Records:
             remove_durably(self._sandboxes / f"{sandbox_id}.json")
         self.sandboxes.pop(sandbox_id, None)
 
+    def snapshots_of(self, sandbox_id: str) -> list[Kept]:
+        return [kept for kept in self.snapshots.values() if kept.snapshot.sandbox_id == sandbox_id]
+
+    def generations(self) -> dict[str, str]:
+        """Generation -> its sandbox, of all that a record or a snapshot needs."""
+        paused = {r.generation.id: r.id for r in self.sandboxes.values() if r.generation}
+        return paused | {kept.generation.id: kept.snapshot.sandbox_id for kept in self.snapshots.values()}
+
+    def save_snapshot(self, kept: Kept) -> None:
+        with writing("the record"):
+            _write(self._snapshots / f"{kept.snapshot.id}.json", kept)
+        self.snapshots[kept.snapshot.id] = kept
+
+    def remove_snapshot(self, snapshot_id: str) -> None:
+        with writing("the record"):
+            remove_durably(self._snapshots / f"{snapshot_id}.json")
+        self.snapshots.pop(snapshot_id, None)
+
     def save_template(self, template: TemplateOnNode) -> None:
         with writing("the record"):
             _write(self._templates / f"{template.id}.json", template)
@@ -288,6 +336,6 @@ class Records:
         self.templates.pop(template_id, None)
 
 
-def _write(path: Path, record: Record | TemplateOnNode) -> None:
+def _write(path: Path, record: Record | TemplateOnNode | Kept) -> None:
     data = asdict(record)
     write_json_durably(path, {**data, "checksum": _checksum(data)})

@@ -11,10 +11,10 @@ from dataclasses import replace
 import anyio
 
 from sandkeep.domain.errors import NotFound, SandkeepError
-from sandkeep.domain.ids import IdKind, body
+from sandkeep.domain.ids import IdKind, body, is_id
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
-from sandkeep.engine import agents, lifecycle, machine
+from sandkeep.engine import agents, lifecycle, machine, snapshots
 from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
@@ -97,6 +97,8 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
     if record is None:
         return
     await _drop_unrecorded_generations(parts, record)
+    if item.verb == "rollback" and await _finish_rollback(parts, record, item):
+        return
     if "machine.end" in item.steps and holds_memory(record) and not lifecycle.vanishes(record):
         await _finish_stop(parts, record)
     if item.verb == "update" and record.phase is not Phase.DELETED:
@@ -112,12 +114,28 @@ async def _finish_stop(parts: Parts, record: Record) -> None:
     parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0))
 
 
+async def _finish_rollback(parts: Parts, record: Record, item: Interrupted) -> bool:
+    """Once its machine was being ended the way leads forward: it is stopped on the snapshot's disk. Whether that was done."""
+    kept = parts.records.snapshots.get(item.facts.get("snapshot", ""))
+    if kept is None or item.operation in record.outcomes or "machine.end" not in item.steps:
+        return False
+    if record.phase is Phase.DELETED:
+        return False
+    restored = await snapshots.restore(parts, await machine.end(parts, record), kept)
+    parts.records.save(restored)
+    if record.generation and record.generation.id not in parts.records.generations():
+        await parts.disks.drop_generation(record.id, record.generation.id)
+    return True
+
+
 async def _drop_unrecorded_generations(parts: Parts, record: Record) -> None:
     """A pause that did not reach its record leaves a generation that nobody was told of; a power cut brings back one that
     was dropped after its resume."""
-    kept = record.generation.id if record.generation else None
+    if any(is_id(name, IdKind.SNAPSHOT) for name in parts.records.unreadable):
+        return  # it may be what holds a snapshot: it stays, and is said to be in quarantine
+    kept = parts.records.generations()
     for generation, owner in (await parts.disks.contents()).generations.items():
-        if owner == record.id and generation != kept:
+        if owner == record.id and generation not in kept:
             await parts.disks.drop_generation(record.id, generation)
 
 
@@ -231,9 +249,10 @@ async def _quarantine(parts: Parts) -> None:
             continue
         log("disk.quarantined", disk=disk)
         parts.feed.tell(FactKind.QUARANTINED, disk, None, what="disk")
+    kept = parts.records.generations()
     for generation, owner in contents.generations.items():
         record = known.get(owner)
-        if record and record.generation and record.generation.id == generation:
+        if record and generation in kept:
             continue
         if record is None:
             parts.feed.tell(FactKind.QUARANTINED, owner, None, what="generation", generation=generation)

@@ -15,6 +15,7 @@ from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
 from sandkeep.domain.errors import (
     Conflict,
     InUse,
+    NotFound,
     PauseFailed,
     Superseded,
     Unsupported,
@@ -27,11 +28,12 @@ from sandkeep.domain.node import (
     OperationRef,
     Quarantined,
     SandboxOnNode,
+    SnapshotOnNode,
     TemplateOnNode,
     Usage,
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
-from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine
+from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine, snapshots
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
@@ -87,6 +89,12 @@ class Supervisor:
     # -- operations
 
     async def create(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
+        return await self._make(operation, sandbox, None)
+
+    async def fork(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str) -> Observed:
+        return await self._make(operation, sandbox, snapshot_id)
+
+    async def _make(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str | None) -> Observed:
         async def body() -> Observed:
             async with self._lanes.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
                 existing = self._parts.records.sandboxes.get(sandbox.id)
@@ -98,11 +106,14 @@ class Supervisor:
                 if sandbox.id in self._deleted:
                     raise Superseded(f"sandbox {sandbox.id} was deleted before its creation came")
                 lifecycle.check_possible(self._parts, sandbox)
+                origin = self._parts.records.snapshots.get(snapshot_id or "")
+                if snapshot_id and origin is None:
+                    raise NotFound(f"snapshot {snapshot_id} is not on this node")
                 async with self._parts.admitted(sandbox.id, sandbox.spec, new_disk=True):
                     entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
                     try:
                         async with Undos() as undos:
-                            record = await lifecycle.create(self._parts, operation, sandbox, entry, undos)
+                            record = await lifecycle.create(self._parts, operation, sandbox, entry, undos, origin)
                             entry.step("record")
                             record = self._parts.records.save(record.with_outcome(operation.id, None))
                     except BaseException:
@@ -346,6 +357,34 @@ class Supervisor:
         if not record.machine:
             return ""
         return await self._parts.runtime(record.spec.runtime).log(record.machine, limit)
+
+    # -- snapshots
+
+    async def snapshot(self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode) -> SnapshotOnNode:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            return await snapshots.make(self._parts, record, snapshot, entry, undos)
+
+        await self._operations.operate(operation, sandbox_id, "snapshot", None, work)
+        return snapshots.find(self._parts, sandbox_id, snapshot.id).snapshot
+
+    async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            return await snapshots.delete(self._parts, record, snapshot_id, entry)
+
+        await self._operations.operate(operation, sandbox_id, "delete_snapshot", None, work)
+
+    async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            kept = snapshots.find(self._parts, sandbox_id, snapshot_id)
+            self._exits.expect(record)
+            return await snapshots.rollback(self._parts, record, kept, entry, undos)
+
+        return await self._operations.operate(
+            operation, sandbox_id, "rollback", Phase.STARTING, work, snapshot=snapshot_id
+        )
+
+    async def snapshots(self) -> list[SnapshotOnNode]:
+        return [kept.snapshot for kept in self._parts.records.snapshots.values()]
 
     # -- templates
 

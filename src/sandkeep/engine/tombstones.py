@@ -59,6 +59,8 @@ class Tombstones:
                 await self._parts.disks.sync()
                 for sandbox_id in erased:
                     self._parts.records.resolve_unreadable(sandbox_id, forget=True)
+                    for kept in self._parts.records.snapshots_of(sandbox_id):
+                        self._parts.records.remove_snapshot(kept.snapshot.id)
                     self._parts.records.remove(sandbox_id)
                     self._erased.discard(sandbox_id)
             except (SandkeepError, OSError) as error:

@@ -95,6 +95,24 @@ templates = Table(
     UniqueConstraint("project_id", "name", name="template_name"),
 )
 
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("project_id", String(24), nullable=False),
+    Column("sandbox_id", String(24), nullable=False),
+    Column("name", String(40)),
+    Column("kind", String(16), nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("parent", String(24)),
+    Column("phase", String(16), nullable=False),
+    Column("reason", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("held", Float, nullable=False),
+    UniqueConstraint("sandbox_id", "name", name="snapshot_name"),
+    Index("snapshot_sandbox", "sandbox_id", "created_at"),
+)
+
 events = Table(
     "events",
     metadata,

@@ -119,6 +119,16 @@ class DirectoryDisks:
         await _thread(self._layout.note_origin, sandbox_id, template_id)
         return disk
 
+    async def fork(self, sandbox_id: str, source_id: str, generation_id: str, limit: int) -> Path:
+        _check_limit(limit)
+        self._known(source_id)
+        disk = self._layout.disk(sandbox_id)
+        await self._copy(self._layout.generation_disk(source_id, generation_id), disk)
+        origin = (await self.facts(source_id)).template
+        if origin:
+            await _thread(self._layout.note_origin, sandbox_id, origin)
+        return disk
+
     def path(self, sandbox_id: str) -> Path:
         return self._layout.disk(sandbox_id)
 

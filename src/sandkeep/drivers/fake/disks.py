@@ -97,6 +97,16 @@ class FakeDisks:
         self._origins[sandbox_id] = template_id
         return disk
 
+    async def fork(self, sandbox_id: str, source_id: str, generation_id: str, limit: int) -> Path:
+        self.calls.append(("fork", sandbox_id, source_id, generation_id))
+        _check_limit(limit)
+        self._known(source_id)
+        self._clone(self._generation(source_id, generation_id) / "disk", self._path("disks", sandbox_id))
+        self.limits.setdefault(sandbox_id, limit)
+        if source_id in self._origins:
+            self._origins[sandbox_id] = self._origins[source_id]
+        return self.path(sandbox_id)
+
     def path(self, sandbox_id: str) -> Path:
         return self._path("disks", sandbox_id)
 

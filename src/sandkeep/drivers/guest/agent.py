@@ -186,6 +186,7 @@ class AgentGuest:
                 "caBundle": values.ca_bundle,
                 "memoryLimitBytes": values.memory_limit,
                 "oomGuard": values.oom_guard,
+                "newIdentity": values.new_identity,
             },
         )
 

@@ -9,11 +9,13 @@ from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
 from sandkeep.control.events import Events
+from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import Templates
 from sandkeep.domain.principal import Principal
 from sandkeep.edge.gate.identity import Identity
@@ -26,6 +28,8 @@ class Services:
     keys: Keys
     sandboxes: Sandboxes
     templates: Templates
+    snapshots: Snapshots
+    forks: Forks
     events: Events
     reconciler: Reconciler
     nodes: Nodes

@@ -27,9 +27,10 @@ from sandkeep.domain.sandbox import (
     Spec,
     default_on_failure,
 )
+from sandkeep.domain.snapshot import Snapshot
 from sandkeep.domain.template import Template
 from sandkeep.domain.why import Explanation
-from sandkeep.wire import events, keys, platform, sandboxes, templates
+from sandkeep.wire import events, keys, platform, sandboxes, snapshots, templates
 
 TRUSTED_ONLY = "trusted code only"
 
@@ -198,6 +199,21 @@ def template(found: Template) -> templates.TemplateView:
         steps=list(found.steps),
         size=found.size,
         log=found.log[-4096:],
+        created_at=moment(found.created_at),
+    )
+
+
+def snapshot(found: Snapshot) -> snapshots.SnapshotView:
+    return snapshots.SnapshotView(
+        id=found.id,
+        sandbox_id=found.sandbox_id,
+        project_id=found.project_id,
+        name=found.name,
+        kind=found.kind.value,
+        tags=list(found.tags),
+        parent=found.parent,
+        held=found.held,
+        reason=found.reason,
         created_at=moment(found.created_at),
     )
 

@@ -34,6 +34,7 @@ class BtrfsDisks:
         kind="btrfs",
         hard_limit=True,
         copy_on_write=True,
+        atomic=True,
         notes=(
             "A full disk answers EDQUOT, and df inside shows the whole pool.",
             "What a template made from a sandbox keeps stays charged to that sandbox while it lives.",
@@ -88,6 +89,9 @@ class BtrfsDisks:
 
     async def create(self, sandbox_id: str, template_id: str, limit: int) -> Path:
         return await self._run(self._create, sandbox_id, template_id, limit)
+
+    async def fork(self, sandbox_id: str, source_id: str, generation_id: str, limit: int) -> Path:
+        return await self._run(self._fork, sandbox_id, source_id, generation_id, limit)
 
     def path(self, sandbox_id: str) -> Path:
         return self._layout.disk(sandbox_id)
@@ -202,16 +206,23 @@ class BtrfsDisks:
         self._deleted()
 
     def _create(self, sandbox_id: str, template_id: str, limit: int) -> Path:
+        return self._clone(sandbox_id, self._layout.template(template_id), template_id, limit)
+
+    def _fork(self, sandbox_id: str, source_id: str, generation_id: str, limit: int) -> Path:
+        origin = self._layout.facts(source_id).template
+        return self._clone(sandbox_id, self._layout.generation_disk(source_id, generation_id), origin, limit)
+
+    def _clone(self, sandbox_id: str, source: Path, origin: str | None, limit: int) -> Path:
         home, disk = self._layout.sandbox(sandbox_id), self._layout.disk(sandbox_id)
-        source = self._layout.template(template_id)
         if disk.exists():
             return disk
         _check_limit(limit)
         if not source.exists():
-            raise NotFound(f"There is no template {template_id} in the pool")
+            raise NotFound(f"There is no {source.relative_to(self.pool.folder)} in the pool")
         self._need_room()
         home.mkdir(mode=0o700, exist_ok=True)
-        self._layout.note_origin(sandbox_id, template_id)
+        if origin:
+            self._layout.note_origin(sandbox_id, origin)
         with self._groups.joined(home, limit) as group:
             ioctl.snapshot(source, home, DISK, group=group, readonly=False)
         return disk

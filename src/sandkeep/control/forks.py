@@ -1,0 +1,81 @@
+"""Forks: new sandboxes that go on from a snapshot of another, each under an identity of its own."""
+
+import hashlib
+
+import anyio
+
+from sandkeep.control.events import Events
+from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.snapshots import Snapshots
+from sandkeep.domain.errors import AlreadyExists, SandkeepError
+from sandkeep.domain.event import EventKind
+from sandkeep.domain.names import check_name
+from sandkeep.domain.sandbox import Sandbox
+
+
+class Forks:
+    def __init__(self, events: Events, sandboxes: Sandboxes, snapshots: Snapshots) -> None:
+        self._events = events
+        self._sandboxes = sandboxes
+        self._snapshots = snapshots
+
+    async def make(
+        self,
+        project_id: str,
+        reference: str,
+        snapshot: str | None,
+        *,
+        count: int,
+        name: str | None,
+        key: str | None,
+        caller: str,
+    ) -> list[Sandbox]:
+        """With the spec of this one, on copies of the snapshot's disk: all of them, or none. Without a snapshot one is made
+        first, and stays. `name`: of the one, or NAME-1, NAME-2, ... of several; `key`: the idempotency key; `caller`: the
+        key that asks."""
+        names: list[str | None] = [name] * count
+        if name is not None:
+            names = [name if count == 1 else f"{name}-{number}" for number in range(1, count + 1)]
+            for one in names:
+                check_name(one or "")
+        source = await self._sandboxes.get(project_id, reference)
+        once = key and f"fork/{hashlib.sha256(key.encode()).hexdigest()}"
+        if snapshot is None:
+            origin = await self._snapshots.create(project_id, source.id, reason="for a fork", key=once)
+        else:
+            origin = await self._snapshots.get(project_id, source.id, snapshot)
+        made: dict[int, Sandbox] = {}
+        fresh: list[Sandbox] = []
+        errors: list[SandkeepError] = []
+
+        async def one_of_them(number: int, name: str | None) -> None:
+            try:
+                sandbox, new = await self._sandboxes.create(
+                    project_id, name, source.spec, once and f"{once}/{number}", caller, origin=origin.id
+                )
+                if new:
+                    fresh.append(sandbox)
+                elif not once:
+                    raise AlreadyExists(f"a sandbox named {name} exists", hint="choose another name, or delete it")
+                made[number] = sandbox
+            except SandkeepError as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for number, each in enumerate(names):
+                tasks.start_soon(one_of_them, number, each)
+        if errors:
+            for sandbox in fresh:
+                await self._sandboxes.delete(project_id, sandbox.id, reason="another fork of the same request failed")
+            raise errors[0]
+        forks = [made[number] for number in sorted(made)]
+        async with self._events.change() as ledger:
+            await ledger.tell(
+                EventKind.SANDBOX_FORKED,
+                project_id,
+                source.id,
+                f"from {origin.name or origin.id}",
+                snapshot=origin.id,
+                forks=[sandbox.id for sandbox in forks],
+            )
+        return forks

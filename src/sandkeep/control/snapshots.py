@@ -1,0 +1,312 @@
+"""Snapshots: points in time of a sandbox that its owner keeps, goes back to, and makes others from.
+
+The row comes first, then the node is asked. Each is a change of its sandbox, under its turn and with an epoch of its own,
+so that a call that comes late is refused like any other.
+"""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from sandkeep.contracts.clock import Clock
+from sandkeep.contracts.runner import Runner
+from sandkeep.control.changes import refuse_deleted
+from sandkeep.control.events import Events, Ledger
+from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.domain.errors import (
+    Busy,
+    Conflict,
+    NotFound,
+    QuotaExceeded,
+    SandkeepError,
+    Unavailable,
+)
+from sandkeep.domain.event import EventKind
+from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.node import Observed, OperationRef, SnapshotOnNode
+from sandkeep.domain.sandbox import TRANSITIONAL, Phase, Sandbox
+from sandkeep.domain.snapshot import Snapshot, SnapshotKind, SnapshotPhase, check
+from sandkeep.store import idempotency as idempotency_store
+from sandkeep.store import sandboxes as sandbox_store
+from sandkeep.store import snapshots as store
+from sandkeep.telemetry.log import log
+
+MOST = 1000
+"""Snapshots of one sandbox."""
+
+
+class Snapshots:
+    def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner, clock: Clock) -> None:
+        self._events = events
+        self._sandboxes = sandboxes
+        self._runner = runner
+        self._clock = clock
+
+    # -- looking
+
+    async def page(self, project_id: str, reference: str) -> list[Snapshot]:
+        """Of one sandbox, oldest first; those that are ready."""
+        sandbox = await self._sandboxes.get(project_id, reference)
+        async with self._events.change() as ledger:
+            found = await store.of(ledger.transaction, sandbox.id)
+        return [snapshot for snapshot in found if snapshot.phase is SnapshotPhase.READY]
+
+    async def get(self, project_id: str, reference: str, snapshot: str) -> Snapshot:
+        """`snapshot`: name or id. Raises NotFound, Busy while it is being made."""
+        sandbox = await self._sandboxes.get(project_id, reference)
+        async with self._events.change() as ledger:
+            return await _ready(ledger, sandbox, snapshot)
+
+    # -- making and deleting
+
+    async def create(
+        self,
+        project_id: str,
+        reference: str,
+        *,
+        kind: SnapshotKind = SnapshotKind.DISK,
+        name: str | None = None,
+        tags: tuple[str, ...] = (),
+        reason: str = "asked for",
+        key: str | None = None,
+    ) -> Snapshot:
+        """Of a sandbox in any settled phase; what runs runs on. `key`: the idempotency key."""
+        check(name, tags)
+        fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags]).encode()).hexdigest()
+        async with self._turn(project_id, reference) as sandbox:
+            async with self._events.change() as ledger:
+                if key and (before := await self._made_before(ledger, sandbox, key, fingerprint)):
+                    return before
+                if await store.count(ledger.transaction, sandbox.id) >= MOST:
+                    raise QuotaExceeded(
+                        f"the sandbox has {MOST} snapshots", hint="delete some that are not needed", limit=MOST
+                    )
+                snapshot = Snapshot(
+                    id=new_id(IdKind.SNAPSHOT),
+                    project_id=project_id,
+                    sandbox_id=sandbox.id,
+                    name=name,
+                    kind=kind,
+                    tags=tags,
+                    parent=None,
+                    phase=SnapshotPhase.MAKING,
+                    reason=reason,
+                    created_at=self._clock.now(),
+                )
+                await store.add(ledger.transaction, snapshot)
+                if key:
+                    await idempotency_store.add(
+                        ledger.transaction, project_id, key, fingerprint, snapshot.id, snapshot.created_at
+                    )
+                intent, operation = await self._intend(ledger, sandbox)
+            try:
+                made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot))
+            except (NotFound, Unavailable):
+                raise  # deleted meanwhile, or the node is away: then it is settled when that is back
+            except SandkeepError as error:
+                await self._give_up(snapshot, error.message, intent)
+                raise
+            return await self._settle(snapshot, made, intent)
+
+    async def _made_before(self, ledger: Ledger, sandbox: Sandbox, key: str, fingerprint: str) -> Snapshot | None:
+        before = await idempotency_store.get(ledger.transaction, sandbox.project_id, key)
+        if before is None:
+            return None
+        if before[0] != fingerprint:
+            raise Conflict("this Idempotency-Key was used for another request", hint="use a fresh key")
+        return await _ready(ledger, sandbox, before[1])
+
+    async def delete(self, project_id: str, reference: str, snapshot: str) -> None:
+        """Those that came from it stay whole. Raises NotFound."""
+        async with self._turn(project_id, reference) as sandbox:
+            async with self._events.change() as ledger:
+                found = await _ready(ledger, sandbox, snapshot)
+                found = replace(found, phase=SnapshotPhase.DELETING)
+                await store.save(ledger.transaction, found)
+                intent, operation = await self._intend(ledger, sandbox)
+            await self._finish_delete(found, intent, operation)
+
+    async def _finish_delete(self, snapshot: Snapshot, intent: Sandbox, operation: OperationRef) -> None:
+        await self._runner.delete_snapshot(operation, snapshot.sandbox_id, snapshot.id)
+        async with self._events.change() as ledger:
+            await self._end(ledger, intent)
+            await store.give_children_away(ledger.transaction, snapshot)
+            if await store.remove(ledger.transaction, snapshot.id):
+                await idempotency_store.remove(ledger.transaction, snapshot.id)
+                await ledger.tell(
+                    EventKind.SNAPSHOT_DELETED,
+                    snapshot.project_id,
+                    snapshot.sandbox_id,
+                    snapshot=snapshot.id,
+                    name=snapshot.name,
+                )
+
+    # -- going back
+
+    async def rollback(self, project_id: str, reference: str, snapshot: str, *, keep_before: bool) -> Sandbox:
+        """In place, under the same identity: running again when it ran, else stopped."""
+        target = await self.get(project_id, reference, snapshot)
+        called = target.name or target.id
+        if keep_before:
+            await self.create(project_id, target.sandbox_id, reason=f"before the rollback to {called}")
+
+        async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
+            self._sandboxes.unreach(sandbox.id)
+            try:
+                return await self._runner.rollback(operation, sandbox.id, target.id)
+            finally:
+                self._sandboxes.unreach(sandbox.id)  # it has another machine
+
+        return await self._sandboxes.change(
+            project_id,
+            target.sandbox_id,
+            Phase.STARTING,
+            EventKind.SANDBOX_STARTING,
+            EventKind.SANDBOX_ROLLED_BACK,
+            lambda _: False,
+            act,
+        )
+
+    # -- the frame around a change
+
+    @asynccontextmanager
+    async def _turn(self, project_id: str, reference: str) -> AsyncIterator[Sandbox]:
+        """The sandbox, settled, while nobody else changes it."""
+        found = await self._sandboxes.get(project_id, reference)
+        async with self._sandboxes.turn(found.id):
+            sandbox = await self._sandboxes.by_id(found.id)
+            refuse_deleted(sandbox)
+            assert sandbox is not None
+            if sandbox.status.phase in TRANSITIONAL or sandbox.status.phase is Phase.NEW:
+                raise Busy(f"it is {sandbox.status.phase}", hint="try again in a moment", retry_after=1)
+            yield sandbox
+
+    async def _intend(self, ledger: Ledger, sandbox: Sandbox) -> tuple[Sandbox, OperationRef]:
+        operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
+        intent = replace(sandbox, epoch=operation.epoch, operation=operation.id)
+        if not await sandbox_store.save(ledger.transaction, intent, sandbox.epoch):
+            raise Conflict("it was changed meanwhile", hint="look again and retry")
+        return intent, operation
+
+    async def _end(self, ledger: Ledger, intent: Sandbox) -> None:
+        """The change is over; one that has begun since goes on."""
+        current = await sandbox_store.by_id(ledger.transaction, intent.id)
+        if current is not None and (current.epoch, current.operation) == (intent.epoch, intent.operation):
+            await sandbox_store.save(ledger.transaction, replace(current, operation=None), intent.epoch)
+
+    async def _settle(self, snapshot: Snapshot, made: SnapshotOnNode, intent: Sandbox | None = None) -> Snapshot:
+        ready = replace(snapshot, phase=SnapshotPhase.READY, parent=made.parent, held=made.held)
+        async with self._events.change() as ledger:
+            if intent:
+                await self._end(ledger, intent)
+            if not await store.save(ledger.transaction, ready):
+                raise NotFound("its sandbox was deleted meanwhile")
+            await ledger.tell(
+                EventKind.SNAPSHOT_CREATED,
+                ready.project_id,
+                ready.sandbox_id,
+                ready.reason,
+                snapshot=ready.id,
+                name=ready.name,
+            )
+        return ready
+
+    async def _give_up(self, snapshot: Snapshot, reason: str, intent: Sandbox | None = None) -> None:
+        async with self._events.change() as ledger:
+            if intent:
+                await self._end(ledger, intent)
+            if await store.remove(ledger.transaction, snapshot.id):
+                await idempotency_store.remove(ledger.transaction, snapshot.id)
+                await ledger.tell(
+                    EventKind.SNAPSHOT_FAILED,
+                    snapshot.project_id,
+                    snapshot.sandbox_id,
+                    reason,
+                    snapshot=snapshot.id,
+                    name=snapshot.name,
+                )
+
+    # -- for the reconciler
+
+    async def reconcile(self, *, paired: bool) -> None:
+        """What a crash or an absent node left is ended, and what the node alone knows of our sandboxes is taken over."""
+        async with self._events.change() as ledger:
+            rows = {row.id: row for row in await store.everywhere(ledger.transaction)}
+            sandboxes = {one.id: one for one in await sandbox_store.everywhere(ledger.transaction)}
+        # The node after the rows: what nothing was under way for then cannot come any more.
+        on_node = {found.id: found for found in await self._runner.snapshots()}
+        for row in rows.values():
+            sandbox = sandboxes.get(row.sandbox_id)
+            if sandbox is None or sandbox.operation or self._sandboxes.busy(row.sandbox_id):
+                continue
+            try:
+                if row.phase is SnapshotPhase.MAKING and row.id in on_node:
+                    await self._settle(row, on_node[row.id])
+                elif row.phase is SnapshotPhase.MAKING and paired:
+                    await self._give_up(row, "it was interrupted")
+                elif row.phase is SnapshotPhase.DELETING and paired:
+                    async with self._turn(row.project_id, row.sandbox_id) as current:
+                        async with self._events.change() as ledger:
+                            intent, operation = await self._intend(ledger, current)
+                        await self._finish_delete(row, intent, operation)
+            except SandkeepError as error:
+                log("reconcile.failed", "warning", sandbox=row.sandbox_id, error=error.message)
+        for found in on_node.values():
+            sandbox = sandboxes.get(found.sandbox_id)
+            if found.id not in rows and sandbox and not sandbox.operation and not self._sandboxes.busy(sandbox.id):
+                await self._take_over(sandbox, found)
+
+    async def _take_over(self, sandbox: Sandbox, found: SnapshotOnNode) -> None:
+        async with self._events.change() as ledger:
+            if await store.by_id(ledger.transaction, found.id):
+                return
+            taken = found.name and await store.get(ledger.transaction, sandbox.id, found.name)
+            snapshot = Snapshot(
+                id=found.id,
+                project_id=sandbox.project_id,
+                sandbox_id=sandbox.id,
+                name=None if taken else found.name,
+                kind=found.kind,
+                tags=found.tags,
+                parent=found.parent,
+                phase=SnapshotPhase.READY,
+                reason=found.reason,
+                created_at=found.created_at,
+                held=found.held,
+            )
+            await store.add(ledger.transaction, snapshot)
+            await ledger.tell(
+                EventKind.SNAPSHOT_CREATED,
+                sandbox.project_id,
+                sandbox.id,
+                "the node's record of it",
+                snapshot=found.id,
+                name=snapshot.name,
+            )
+
+
+async def _ready(ledger: Ledger, sandbox: Sandbox, reference: str) -> Snapshot:
+    """Raises NotFound, Busy."""
+    found = await store.get(ledger.transaction, sandbox.id, reference)
+    if found is None or found.phase is SnapshotPhase.DELETING:
+        called = sandbox.name or sandbox.id
+        raise NotFound(
+            f"there is no snapshot {reference[:64]!r} of {called}", hint=f"sandkeep snapshot list {called} shows them"
+        )
+    if found.phase is SnapshotPhase.MAKING:
+        raise Busy("the snapshot is being made", hint="try again in a moment", retry_after=1)
+    return found
+
+
+def _as_on_node(snapshot: Snapshot) -> SnapshotOnNode:
+    return SnapshotOnNode(
+        id=snapshot.id,
+        sandbox_id=snapshot.sandbox_id,
+        kind=snapshot.kind,
+        created_at=snapshot.created_at,
+        name=snapshot.name,
+        tags=snapshot.tags,
+        reason=snapshot.reason,
+    )

@@ -1,0 +1,49 @@
+"""A snapshot: a point in time of a sandbox, kept until somebody deletes it or the sandbox."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.names import check_name
+
+_MOST_TAGS, _LONGEST_TAG = 32, 64
+
+
+class SnapshotKind(StrEnum):
+    """What it keeps."""
+
+    DISK = "disk"
+
+
+class SnapshotPhase(StrEnum):
+    MAKING = "making"
+    READY = "ready"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """parent: the snapshot that the disk came from when this one was made; held: seconds that the guest stood still for it;
+    created_at: seconds since the epoch."""
+
+    id: str
+    project_id: str
+    sandbox_id: str
+    name: str | None
+    kind: SnapshotKind
+    tags: tuple[str, ...]
+    parent: str | None
+    phase: SnapshotPhase
+    reason: str
+    created_at: float
+    held: float = 0.0
+
+
+def check(name: str | None, tags: tuple[str, ...]) -> None:
+    """Raises InvalidArgument."""
+    if name is not None:
+        check_name(name, "snapshot")
+    if len(tags) > _MOST_TAGS or any(not 1 <= len(tag) <= _LONGEST_TAG or not tag.isprintable() for tag in tags):
+        raise InvalidArgument(
+            f"tags are at most {_MOST_TAGS} words of 1 to {_LONGEST_TAG} printable characters", field="tags"
+        )

@@ -1,0 +1,83 @@
+"""Snapshots of a sandbox: keep a moment, go back to it, make others from it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Response
+
+from sandkeep.domain.snapshot import SnapshotKind
+from sandkeep.edge.api import shapes
+from sandkeep.edge.api.services import Caller, Using
+from sandkeep.wire.sandboxes import SandboxView
+from sandkeep.wire.shape import Page
+from sandkeep.wire.snapshots import ForkRequest, RollbackRequest, SnapshotCreate, SnapshotView
+
+router = APIRouter(prefix="/v1/sandboxes/{ref}", tags=["snapshots"])
+
+
+@router.post("/snapshots", status_code=201)
+async def create_snapshot(
+    ref: str,
+    who: Caller,
+    use: Using,
+    asked: Annotated[SnapshotCreate, Body(default_factory=SnapshotCreate)],
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> SnapshotView:
+    """Of its disk as it is now, in any settled phase; what runs runs on. Durable when this returns."""
+    made = await use.snapshots.create(
+        who.project_id,
+        ref,
+        kind=SnapshotKind(asked.kind),
+        name=asked.name,
+        tags=tuple(asked.tags),
+        key=idempotency_key,
+    )
+    return shapes.snapshot(made)
+
+
+@router.get("/snapshots")
+async def list_snapshots(ref: str, who: Caller, use: Using) -> Page[SnapshotView]:
+    """All of them, oldest first."""
+    found = await use.snapshots.page(who.project_id, ref)
+    return Page(items=[shapes.snapshot(snapshot) for snapshot in found])
+
+
+@router.get("/snapshots/{snapshot}")
+async def show_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> SnapshotView:
+    """By name or id."""
+    return shapes.snapshot(await use.snapshots.get(who.project_id, ref, snapshot))
+
+
+@router.delete("/snapshots/{snapshot}", status_code=204)
+async def delete_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> Response:
+    """Those that came from it stay whole."""
+    await use.snapshots.delete(who.project_id, ref, snapshot)
+    return Response(status_code=204)
+
+
+@router.post("/rollback")
+async def rollback_sandbox(ref: str, asked: RollbackRequest, who: Caller, use: Using) -> SandboxView:
+    """Back to a snapshot in place. It runs again when it ran before, on a new machine; else it is stopped."""
+    done = await use.snapshots.rollback(who.project_id, ref, asked.snapshot, keep_before=asked.keep_before)
+    return shapes.sandbox(done)
+
+
+@router.post("/fork", status_code=201)
+async def fork_sandbox(
+    ref: str,
+    who: Caller,
+    use: Using,
+    asked: Annotated[ForkRequest, Body(default_factory=ForkRequest)],
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> Page[SandboxView]:
+    """New sandboxes from a snapshot, all or none, each with an identity of its own; running and answering when this
+    returns."""
+    made = await use.forks.make(
+        who.project_id,
+        ref,
+        asked.snapshot,
+        count=asked.count,
+        name=asked.name,
+        key=idempotency_key,
+        caller=who.key_id,
+    )
+    return Page(items=[shapes.sandbox(sandbox) for sandbox in made])
