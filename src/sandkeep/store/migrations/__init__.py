@@ -7,7 +7,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 
 from sandkeep.domain.errors import Conflict
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 def revision(connection: Connection) -> str | None:
