@@ -246,7 +246,20 @@ def test_fork(api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "made (snp_" in run("snapshot", "create", "dev")[1]
 
 
-def test_an_interrupted_fork_leaves_no_sandbox(api: FakeApi, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("name", "left", "told"),
+    [
+        ([], ["dev"], ""),
+        (
+            ["--name", "try"],
+            ["dev", "try-1", "try-2"],
+            "there now: try-1, try-2; `sandkeep delete try-1 try-2` removes them",
+        ),
+    ],
+)
+def test_an_interrupted_fork_deletes_what_has_no_name(
+    api: FakeApi, run: Run, name: list[str], left: list[str], told: str
+) -> None:
     api.add("dev")
     api.boots_slowly = threading.Event()
 
@@ -259,11 +272,11 @@ def test_an_interrupted_fork_leaves_no_sandbox(api: FakeApi, run: Run) -> None:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    code, _, err = run("fork", "dev", "--count", "3")
+    code, _, err = run("fork", "dev", "--count", "2", *name)
     thread.join()
-    assert (code, err.strip()) == (130, "cancelling")
+    assert (code, err.startswith("cancelling\n"), told in err) == (130, True, True)
     assert len(api.forks) == 1
-    assert [view["name"] for view in api.sandboxes.values()] == ["dev"]
+    assert [view["name"] for view in api.sandboxes.values()] == left
 
 
 @pytest.mark.parametrize("wrong", ["dev", "dev@", "@clean", "@", ""])

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.fake_api import KEY, FakeApi, answer, serve
+from tests.support.fake_api import KEY, FakeApi, serve
+from tests.support.fake_shapes import answer
 
 from sandkeep import AsyncClient, AsyncSandbox, Client, Sandbox
 from sandkeep.sdk import errors

@@ -1,13 +1,16 @@
 """sandkeep fork"""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sandkeep.cli.output import counted, working
 from sandkeep.cli.points import Point, PointName
 from sandkeep.cli.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from sandkeep.sdk import Sandbox
 
 
 @click.command()
@@ -35,10 +38,7 @@ def fork(session: Session, point: Point, count: int, name: str | None) -> None:
         with working(session, f"making {counted(count, 'fork')} of {point}"):
             forks = source.fork(count, **asked)
     except KeyboardInterrupt:
-        session.note("cancelling")
-        # The server may have made them: the same request again says which.
-        for made in source.fork(count, **asked):
-            made.delete()
+        _cancel(session, source, count, asked)
         raise
     if session.as_json or not sys.stdout.isatty():
         session.say("\n".join(made.id for made in forks), [made.view for made in forks])
@@ -47,3 +47,15 @@ def fork(session: Session, point: Point, count: int, name: str | None) -> None:
         session.say(f"{made.name or made.id} is {made.phase} ({made.id}, {made.runtime})")
     if source.trust != "untrusted code":
         session.note(f"note: {source.runtime} shares the kernel of its host: {source.trust}")
+
+
+def _cancel(session: Session, source: "Sandbox", count: int, asked: dict[str, Any]) -> None:
+    """The server may have made them: the same request again says which. As in `create`, what has a name is not deleted."""
+    session.note("cancelling")
+    forks = source.fork(count, **asked)
+    named = [made.name for made in forks if made.name]
+    if named:
+        session.note(f"there now: {', '.join(named)}; `sandkeep delete {' '.join(named)}` removes them")
+    for made in forks:
+        if not made.name:
+            made.delete()
