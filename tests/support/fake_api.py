@@ -22,11 +22,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
+from tests.support.fake_shapes import NOW, answer, entry, page, problem, snapshot_of, template, view_of
 
 from sandkeep.lib.connect import END_FLAG, Deframer, frame
 
 KEY = "sk_test"
-NOW = "2026-11-02T10:00:00+00:00"
 Event = tuple[str, bytes]
 
 
@@ -59,6 +59,9 @@ class FakeApi:
         self.sandboxes: dict[str, dict[str, Any]] = {}
         self.boots_slowly: threading.Event | None = None
         self.keys: dict[str, str] = {}
+        self.snapshots: list[dict[str, Any]] = []
+        self.rollbacks: list[dict[str, Any]] = []
+        self.forks: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.failures: list[Callable[[Request], Response | None]] = []
@@ -100,6 +103,15 @@ class FakeApi:
     def find(self, ref: str) -> dict[str, Any] | None:
         return self.sandboxes.get(ref) or next((v for v in self.sandboxes.values() if v["name"] == ref), None)
 
+    def add_snapshot(self, sandbox: dict[str, Any], name: str | None = None, **fields: Any) -> dict[str, Any]:
+        view = snapshot_of(f"snp_{len(self.snapshots):020d}", sandbox["id"], name, **fields)
+        self.snapshots.append(view)
+        return view
+
+    def find_snapshot(self, sandbox: dict[str, Any], ref: str) -> dict[str, Any] | None:
+        own = [view for view in self.snapshots if view["sandbox_id"] == sandbox["id"]]
+        return next((view for view in own if ref in (view["id"], view["name"])), None)
+
     def record(self, kind: str, subject: str) -> None:
         self.events.append(
             {"seq": len(self.events) + 1, "at": NOW, "kind": kind, "subject": subject, "reason": "asked", "data": {}}
@@ -124,6 +136,12 @@ class FakeApi:
             ("GET", box + "/logs", self._logs),
             ("GET", box + "/events", self._events),
             ("POST", box + "/heartbeat", self._heartbeat),
+            ("GET", box + "/snapshots", self._snapshots),
+            ("POST", box + "/snapshots", self._snapshot_create),
+            ("GET", box + "/snapshots/{snapshot}", self._snapshot),
+            ("DELETE", box + "/snapshots/{snapshot}", self._snapshot_delete),
+            ("POST", box + "/rollback", self._rollback),
+            ("POST", box + "/fork", self._fork),
             ("POST", box + "/exec", self._exec),
             ("GET", box + "/files", self._file_get),
             ("POST", box + "/files", self._file_put),
@@ -159,6 +177,9 @@ class FakeApi:
             ref = request.path_params.get("ref")
             if ref and request.url.path.startswith("/v1/sandboxes") and self.find(ref) is None:
                 return problem(404, "not_found", f"there is no sandbox {ref}")
+            point = request.path_params.get("snapshot")
+            if point and self.find_snapshot(self._box(request), point) is None:
+                return problem(404, "not_found", f"there is no snapshot {point}")
             found: Response = await done(request)
             return failure or found
 
@@ -269,6 +290,59 @@ class FakeApi:
                 yield json.dumps(event).encode() + b"\n\n"
 
         return StreamingResponse(stream())
+
+    # Snapshots
+
+    def _box(self, request: Request) -> dict[str, Any]:
+        found = self.find(request.path_params["ref"])
+        assert found is not None
+        return found
+
+    async def _snapshots(self, request: Request) -> Response:
+        box = self._box(request)
+        return page([view for view in self.snapshots if view["sandbox_id"] == box["id"]])
+
+    async def _snapshot_create(self, request: Request) -> Response:
+        body, box, key = await request.json(), self._box(request), request.headers["idempotency-key"]
+        if key in self.keys:
+            return JSONResponse(self.find_snapshot(box, self.keys[key]), 201)
+        if body.get("name") and self.find_snapshot(box, body["name"]):
+            return problem(409, "already_exists", f"there is a snapshot {body['name']}")
+        view = self.add_snapshot(box, **body)
+        self.keys[key] = view["id"]
+        return JSONResponse(view, 201)
+
+    async def _snapshot(self, request: Request) -> Response:
+        return JSONResponse(self.find_snapshot(self._box(request), request.path_params["snapshot"]))
+
+    async def _snapshot_delete(self, request: Request) -> Response:
+        view = self.find_snapshot(self._box(request), request.path_params["snapshot"])
+        assert view is not None
+        self.snapshots.remove(view)
+        return Response(status_code=204)
+
+    async def _rollback(self, request: Request) -> Response:
+        body, box = await request.json(), self._box(request)
+        if self.find_snapshot(box, body["snapshot"]) is None:
+            return problem(404, "not_found", f"there is no snapshot {body['snapshot']}")
+        self.rollbacks.append(body)
+        return JSONResponse(box)
+
+    async def _fork(self, request: Request) -> Response:
+        body, box, key = await request.json(), self._box(request), request.headers["idempotency-key"]
+        if key not in self.forks:
+            if body.get("snapshot") and self.find_snapshot(box, body["snapshot"]) is None:
+                return problem(404, "not_found", f"there is no snapshot {body['snapshot']}")
+            name, count = body.get("name"), body["count"]
+            names = [f"{name}-{number + 1}" if name and count > 1 else name for number in range(count)]
+            made = [self.add(each, runtime=box["runtime"]) for each in names]
+            for view in made:
+                view["asked"] = body
+            self.forks[key] = [view["id"] for view in made]
+            while self.boots_slowly and not self.boots_slowly.is_set():
+                await asyncio.sleep(0.01)
+        items = [self.sandboxes[made] for made in self.forks[key]]
+        return JSONResponse({"items": items, "next_cursor": None}, 201)
 
     # Commands
 
@@ -481,49 +555,6 @@ class Broken(Response):
         # A body shorter than announced: uvicorn closes the connection, and the client sees it break.
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
         await send({"type": "http.response.body", "body": b"x", "more_body": False})
-
-
-def answer(**fields: Any) -> dict[str, Any]:
-    return {"exit_code": 0, "stdout": "", "stderr": "", "duration": 0.001, "pid": 9, "signal": None} | fields
-
-
-def page(items: list[dict[str, Any]]) -> Response:
-    return JSONResponse({"items": items, "next_cursor": None})
-
-
-def problem(status: int, code: str, detail: str, **more: Any) -> Response:
-    body = {"type": "about:blank", "title": code, "status": status, "detail": detail, "code": code} | more
-    return JSONResponse(body, status, media_type="application/problem+json")
-
-
-def view_of(sandbox_id: str, name: str | None, **fields: Any) -> dict[str, Any]:
-    runtime = fields.get("runtime", "gvisor")
-    return {
-        "id": sandbox_id, "name": name, "project_id": "prj_" + "0" * 20, "template": "base",
-        "template_id": "tpl_" + "0" * 20, "runtime": runtime,
-        "trust": "trusted code only" if runtime == "runc" else "untrusted code",
-        "persistence": "volume", "cpus": 2.0, "memory": 1 << 30, "disk": 8 << 30, "pids": 4096, "env": {},
-        "labels": {}, "network": "internet", "ttl": None, "on_expiry": "default", "expires_at": None,
-        "pause_or_disk": False, "on_failure": "restart", "failures": 0, "restart_at": None,
-        "phase": "running", "hold": None, "reason": "asked", "since": NOW,
-        "conditions": [{"kind": "GuestReady", "value": True, "reason": "answers", "at": NOW}],
-        "created_at": NOW, "updated_at": NOW,
-    } | fields  # fmt: skip
-
-
-def template(name: str, phase: str) -> dict[str, Any]:
-    return {
-        "id": "tpl_" + "1" * 20, "name": name, "project_id": "prj_" + "0" * 20, "phase": phase, "reason": "",
-        "parent": None, "steps": [], "size": 1 << 20, "log": "", "created_at": NOW,
-    }  # fmt: skip
-
-
-def entry(path: str, kind: str, size: int) -> dict[str, Any]:
-    name = path.rpartition("/")[2]
-    return {
-        "name": name, "type": kind, "path": path, "size": size, "mode": 0o644, "permissions": "-rw-r--r--",
-        "owner": "user", "group": "user", "modifiedTime": "2026-01-02T03:04:05.678Z",
-    }  # fmt: skip
 
 
 def tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:

@@ -2,7 +2,12 @@
 
 import json
 import os
+import shlex
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +23,7 @@ LINES = [("stdout", b"out\n"), ("stderr", b"err\n")]
 ALL = [
     "setup", "up", "down", "demo", "doctor", "runtimes", "fsck", "purge", "create", "list", "show", "update", "exec",
     "shell", "run", "cp", "logs", "pause", "resume", "stop", "start", "delete", "wait", "why", "events", "stats",
-    "template", "key", "node", "backup", "support-bundle", "completion",
+    "snapshot", "rollback", "fork", "template", "key", "node", "backup", "support-bundle", "completion",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
@@ -151,6 +156,138 @@ def test_lifecycle_commands(api: FakeApi, run: Run) -> None:
     assert (code, out) == (3, "a is deleted\nb is deleted\n")
     assert err.startswith("error: there is no sandbox nope")
     assert not api.sandboxes
+
+
+def test_snapshots(api: FakeApi, run: Run) -> None:
+    dev = api.add("dev")
+    code, out, _ = run("snapshot", "create", "dev", "--name", "clean", "--kind", "disk", "--tag", "a", "--tag", "b")
+    (clean,) = api.snapshots
+    assert (code, out) == (0, clean["id"] + "\n")
+    assert (clean["name"], clean["tags"]) == ("clean", ["a", "b"])
+    told = json.loads(run("snapshot", "create", "dev", "--json")[1])
+    assert (told["name"], told["held"]) == (None, 0.012)
+    assert run("snapshot", "create", "dev", "--name", "clean")[0] == 5
+    out = run("snapshot", "show", "dev@clean")[1]
+    assert "tags:    a, b\n" in out
+    assert "12 ms, in which its processes stood still" in out
+    assert json.loads(run("snapshot", "show", f"{dev['id']}@{told['id']}", "--json")[1]) == told
+    code, out, err = run("snapshot", "delete", "dev@nope", "dev@clean")
+    assert (code, out, "no snapshot nope" in err) == (3, "dev@clean is deleted\n", True)
+    assert json.loads(run("snapshot", "delete", f"dev@{told['id']}", "--json")[1]) == {"deleted": [f"dev@{told['id']}"]}
+    assert api.snapshots == []
+    assert run("snapshot", "list", "dev")[2] == "no snapshots; `sandkeep snapshot create dev --name NAME` makes one\n"
+    assert run("snapshot", "list", "dev", "--json")[1] == "[]\n"
+
+
+def test_snapshots_are_listed_as_a_tree(api: FakeApi, run: Run) -> None:
+    dev, other = api.add("dev"), api.add("other")
+    made: dict[str, str | None] = {None: None}  # type: ignore[dict-item]
+    for name, parent in [
+        ("clean", None), ("setup", "clean"), ("try-1", "setup"), ("more", "try-1"), ("try-2", "setup"), ("a", "try-2"),
+        ("b", "try-2"), ("last", "b"), ("\x1b[2J", "try-1"),
+    ]:  # fmt: skip
+        made[name] = api.add_snapshot(dev, name, parent=made[parent])["id"]  # type: ignore[index]
+    api.add_snapshot(other, "not-shown", parent=made["clean"])
+    lines = run("snapshot", "list", "dev")[1].splitlines()
+    assert [line.partition(" snp_")[0].rstrip() for line in lines[1:]] == [
+        "clean",
+        "setup",
+        "|- try-1",
+        "|  |- more",
+        "|  `- ?[2J",
+        "`- try-2",
+        "   |- a",
+        "   `- b",
+        "      last",
+    ]
+    told = json.loads(run("snapshot", "list", "dev", "--json")[1])
+    assert [view["id"] for view in told] == [view["id"] for view in api.snapshots[:-1]]
+    # What came of a deleted snapshot is not hidden with it.
+    api.snapshots = [view for view in api.snapshots if view["name"] not in ("clean", "setup")]
+    lines = run("snapshot", "list", "dev")[1].splitlines()
+    assert [line.split(" snp_")[0].rstrip() for line in lines[1:3]] == ["|- try-1", "|  |- more"]
+    assert len(lines) == 8
+
+
+def test_a_long_history_fits_a_terminal(api: FakeApi, run: Run) -> None:
+    dev, parent = api.add("dev"), None
+    for number in range(1500):
+        parent = api.add_snapshot(dev, f"n{number}", parent=parent)["id"]
+    lines = run("snapshot", "list", "dev")[1].splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [f"n{number}" for number in range(1500)]
+    assert max(map(len, lines)) < 80
+
+
+def test_rollback(api: FakeApi, run: Run) -> None:
+    api.add_snapshot(api.add("dev", phase="stopped"), "clean")
+    code, out, err = run("rollback", "dev@clean")
+    assert (code, out) == (0, "dev is stopped, as it was at clean\n")
+    assert err == "the moment before is kept: `sandkeep snapshot list dev` shows it\n"
+    code, out, err = run("rollback", "dev@clean", "--no-keep-before", "--json")
+    assert (code, json.loads(out)["name"], err) == (0, "dev", "")
+    assert [asked["keep_before"] for asked in api.rollbacks] == [True, False]
+    assert run("rollback", "dev@nope")[0] == 3
+    assert run("rollback", "nope@clean")[0] == 3
+
+
+def test_fork(api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.add_snapshot(api.add("dev", runtime="runc"), "clean")
+    code, out, _ = run("fork", "dev@clean", "--count", "2", "--name", "try")
+    made = list(api.sandboxes.values())[1:]
+    assert (code, out.split()) == (0, [view["id"] for view in made])
+    assert made[0]["asked"] == {"snapshot": "clean", "count": 2, "name": "try"}
+    assert [view["name"] for view in json.loads(run("fork", "dev", "--name", "one", "--json")[1])] == ["one"]
+    assert next(reversed(api.sandboxes.values()))["asked"] == {"count": 1, "name": "one"}
+    assert run("fork", "dev@nope")[0] == 3
+    assert run("fork", "dev", "--count", "101")[0] == 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    code, out, err = run("fork", "dev", "--name", "seen")
+    assert (code, out.split(" (")[0], "trusted code only" in err) == (0, "seen is running", True)
+    assert "made (snp_" in run("snapshot", "create", "dev")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "told"),
+    [
+        ([], ["dev"], ""),
+        (
+            ["--name", "try"],
+            ["dev", "try-1", "try-2"],
+            "there now: try-1, try-2; `sandkeep delete try-1 try-2` removes them",
+        ),
+    ],
+)
+def test_an_interrupted_fork_deletes_what_has_no_name(
+    api: FakeApi, run: Run, name: list[str], left: list[str], told: str
+) -> None:
+    api.add("dev")
+    api.boots_slowly = threading.Event()
+
+    def interrupt() -> None:
+        while not api.forks:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert api.boots_slowly
+        api.boots_slowly.set()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code, _, err = run("fork", "dev", "--count", "2", *name)
+    thread.join()
+    assert (code, err.startswith("cancelling\n"), told in err) == (130, True, True)
+    assert len(api.forks) == 1
+    assert [view["name"] for view in api.sandboxes.values()] == left
+
+
+@pytest.mark.parametrize("wrong", ["dev", "dev@", "@clean", "@", ""])
+def test_a_point_says_how_it_is_written(run: Run, wrong: str) -> None:
+    for command in (["rollback"], ["snapshot", "show"], ["snapshot", "delete", "dev@clean"]):
+        code, _, err = run(*command, wrong)
+        assert (code, "is not NAME@SNAPSHOT" in err) == (2, True), err
+        assert f"`sandkeep snapshot list {wrong.partition('@')[0] or 'NAME'}` shows the snapshots" in err
+    if wrong != "dev":
+        code, _, err = run("fork", wrong)
+        assert (code, "is not NAME or NAME@SNAPSHOT" in err) == (2, True)
 
 
 def test_errors_exit_with_their_code(api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,3 +460,42 @@ def test_completion(api: FakeApi, run: Run, shell: str, monkeypatch: pytest.Monk
         out = run()[1]
         assert {word for word in expected if word in out} == expected
         assert "other" not in out
+
+
+def test_points_are_completed(api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dev", "demo"):
+        box = api.add(name)
+        api.add_snapshot(box, "clean")
+        api.add_snapshot(box, "setup")
+    nameless = api.add_snapshot(box)["id"]
+    monkeypatch.setenv("_SANDKEEP_COMPLETE", "bash_complete")
+    for words, expected in [
+        ("rollback de", ["dev@", "demo@"]), ("rollback dev", ["dev@clean", "dev@setup"]), ("rollback x", []),
+        ("rollback demo@", ["demo@clean", "demo@setup", f"demo@{nameless}"]), ("rollback x@", []),
+        ("snapshot delete dev@clean dev@s", ["dev@setup"]), ("snapshot show dev@", ["dev@clean", "dev@setup"]),
+        ("fork dev", ["dev"]), ("fork dev@c", ["dev@clean"]), ("snapshot create de", ["dev", "demo"]),
+    ]:  # fmt: skip
+        monkeypatch.setenv("COMP_WORDS", f"sandkeep {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+        assert run()[1].split() == [f"plain,{word}" for word in expected], words
+
+
+def test_bash_completes_points(api: FakeApi, run: Run, tmp_path: Path) -> None:
+    """It breaks words at @, and replaces only what comes after."""
+    api.add_snapshot(api.add("dev"), "clean")
+    program = tmp_path / "sandkeep"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m sandkeep.cli.main "$@"\n')
+    program.chmod(0o755)
+    script = run("completion", "bash")[1]
+    for words, breaks, expected in [
+        ("rollback dev @ cl", " @", "clean"), ("rollback dev @", " @", "clean"), ("rollback de", " @", "dev@clean"),
+        ("rollback dev@cl", " ", "dev@clean"), ("snapshot delete dev @ x dev @", " @", "clean"),
+        ("rollba", " @", "rollback"),
+    ]:  # fmt: skip
+        call = f"""
+            COMP_WORDBREAKS={shlex.quote(breaks)} COMP_WORDS=(sandkeep {words}) COMP_CWORD={len(words.split())}
+            _sandkeep_completion {program}
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(["bash", "-c", script + call], capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == (f"{expected}\n", ""), words

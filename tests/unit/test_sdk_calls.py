@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.fake_api import KEY, FakeApi, answer, serve
+from tests.support.fake_api import KEY, FakeApi, serve
+from tests.support.fake_shapes import answer
 
 from sandkeep import AsyncClient, AsyncSandbox, Client, Sandbox
 from sandkeep.sdk import errors
@@ -198,6 +199,61 @@ def test_templates_keys_and_figures(client: Client) -> None:
     assert client.node().disk_driver == "btrfs"
 
 
+def test_snapshots_are_made_found_and_deleted(api: FakeApi, client: Client) -> None:
+    sandbox, other = Sandbox.create("dev", client=client), Sandbox.create("other", client=client)
+    api.drop()
+    made = sandbox.snapshot("clean", kind="disk", tags=["nightly"])
+    assert calls(api, "POST", "/snapshots") == 2
+    assert (made.name, made.kind, made.tags, made.sandbox_id) == ("clean", "disk", ["nightly"], sandbox.id)
+    nameless = sandbox.snapshots.create()
+    assert nameless.name is None
+    assert [view.id for view in sandbox.snapshots.list()] == [made.id, nameless.id]
+    assert other.snapshots.list() == []
+    assert sandbox.snapshots.get("clean") == sandbox.snapshots.get(made.id) == sandbox.snapshots.get(made) == made
+    with pytest.raises(errors.AlreadyExists):
+        sandbox.snapshot("clean")
+    with pytest.raises(errors.NotFound, match="no snapshot clean"):
+        other.snapshots.get("clean")
+    sandbox.snapshots.delete(nameless)
+    api.drop()
+    sandbox.snapshots.delete("clean")
+    assert sandbox.snapshots.list() == []
+    with pytest.raises(errors.NotFound):
+        sandbox.snapshots.delete("clean")
+
+
+def test_a_rollback_is_never_sent_twice(api: FakeApi, client: Client) -> None:
+    sandbox = Sandbox.create("dev", client=client)
+    made = sandbox.snapshot("clean")
+    api.sandboxes[sandbox.id]["phase"] = "stopped"
+    sandbox.rollback("clean")
+    assert sandbox.phase == "stopped"
+    sandbox.rollback(made, keep_before=False)
+    assert api.rollbacks == [
+        {"snapshot": "clean", "keep_before": True}, {"snapshot": made.id, "keep_before": False},
+    ]  # fmt: skip
+    api.drop()
+    with pytest.raises(errors.ConnectionLost):
+        sandbox.rollback("clean")
+    assert len(api.rollbacks) == 3
+
+
+def test_forks_are_sandboxes_made_once(api: FakeApi, client: Client) -> None:
+    sandbox = Sandbox.create("dev", client=client)
+    made = sandbox.snapshot("clean")
+    api.drop()
+    forks = sandbox.fork(3, snapshot=made, name="try")
+    assert calls(api, "POST", "/fork") == 2
+    assert [fork.name for fork in forks] == ["try-1", "try-2", "try-3"]
+    assert len(api.sandboxes) == 4
+    assert api.sandboxes[forks[0].id]["asked"] == {"count": 3, "snapshot": made.id, "name": "try"}
+    assert forks[1].exec("echo hi").ok
+    (fork,) = sandbox.fork()
+    assert api.sandboxes[fork.id]["asked"] == {"count": 1}
+    with pytest.raises(errors.NotFound):
+        sandbox.fork(snapshot="nope")
+
+
 def test_names_cannot_leave_their_place_in_the_path(api: FakeApi, client: Client) -> None:
     for name in ("../keys", "a/b", "..", "", "a?b#c"):
         with pytest.raises(errors.NotFound):
@@ -238,6 +294,12 @@ def test_the_same_async(api: FakeApi) -> None:
                 results = await asyncio.gather(*(sandbox.exec(f"echo {number}") for number in range(20)))
                 assert [result.stdout for result in results] == [f"echo {number}\n" for number in range(20)]
                 assert [box.name async for box in AsyncSandbox.list(client=client)] == ["dev"]
+                made = await sandbox.snapshot("clean")
+                assert await sandbox.snapshots.list() == [made]
+                await sandbox.rollback(made)
+                for fork in await sandbox.fork(2, snapshot="clean"):
+                    assert isinstance(fork, AsyncSandbox)
+                    await fork.delete()
         assert not api.sandboxes
 
     asyncio.run(scenario())

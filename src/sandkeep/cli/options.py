@@ -16,7 +16,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class KnownName(click.types.StringParamType):
     """Completed from the server, which has a second to answer."""
 
-    def known(self, client: "Client") -> list[str]:
+    def known(self, client: "Client", incomplete: str) -> list[str]:
+        """What there is; it need not all begin with what is written so far."""
         raise NotImplementedError
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -24,7 +25,7 @@ class KnownName(click.types.StringParamType):
             from sandkeep.sdk import Client
 
             with Client(timeout=1.0, retry_for=0.0) as client:
-                found = self.known(client)
+                found = self.known(client, incomplete)
         except Exception:
             # Whatever is wrong, a completion says nothing.
             return []
@@ -36,7 +37,7 @@ class SandboxName(KnownName):
 
     name = "name or id"
 
-    def known(self, client: "Client") -> list[str]:
+    def known(self, client: "Client", incomplete: str) -> list[str]:
         from sandkeep.sdk import Sandbox
 
         return [sandbox.name or sandbox.id for sandbox in Sandbox.list(client=client)]
@@ -47,7 +48,7 @@ class TemplateName(KnownName):
 
     name = "template"
 
-    def known(self, client: "Client") -> list[str]:
+    def known(self, client: "Client", incomplete: str) -> list[str]:
         return [template.name for template in client.templates.list() if template.phase == "ready"]
 
 

@@ -49,6 +49,11 @@ def span(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
+def brief(seconds: float) -> str:
+    """12 ms, 1.5 s."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
 def age(at: datetime | None) -> str:
     return "-" if at is None else span((datetime.now(UTC) - at).total_seconds())
 

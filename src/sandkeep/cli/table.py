@@ -15,6 +15,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "wait": ("wait:wait", "Wait until a sandbox is in a phase."),
         "delete": ("delete:delete", "Delete sandboxes for good."),
     },
+    "Back in time": {
+        "snapshot": ("snapshot:snapshot", "Make, list, show and delete snapshots."),
+        "rollback": ("rollback:rollback", "Go back to a snapshot."),
+        "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
+    },
     "In a sandbox": {
         "exec": ("exec:exec_", "Run a command."),
         "shell": ("shell:shell", "Open a login shell."),

@@ -8,6 +8,7 @@ _PUBLIC = {
     "AsyncFiles": "sandkeep.sdk._async.files",
     "AsyncProcess": "sandkeep.sdk._async.process",
     "AsyncSandbox": "sandkeep.sdk._async.sandbox",
+    "AsyncSnapshots": "sandkeep.sdk._async.snapshots",
     "AsyncTerminal": "sandkeep.sdk._async.terminal",
     "Client": "sandkeep.sdk._sync.client",
     "Dropped": "sandkeep.sdk.results",
@@ -21,6 +22,7 @@ _PUBLIC = {
     "ProcessResult": "sandkeep.sdk.results",
     "Sandbox": "sandkeep.sdk._sync.sandbox",
     "SandkeepError": "sandkeep.sdk.errors",
+    "Snapshots": "sandkeep.sdk._sync.snapshots",
     "Terminal": "sandkeep.sdk._sync.terminal",
     "TreeResult": "sandkeep.sdk.results",
 }
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
     from sandkeep.sdk._async.files import AsyncFiles
     from sandkeep.sdk._async.process import AsyncProcess
     from sandkeep.sdk._async.sandbox import AsyncSandbox
+    from sandkeep.sdk._async.snapshots import AsyncSnapshots
     from sandkeep.sdk._async.terminal import AsyncTerminal
     from sandkeep.sdk._sync.client import Client
     from sandkeep.sdk._sync.files import Files
     from sandkeep.sdk._sync.process import Process
     from sandkeep.sdk._sync.sandbox import Sandbox
+    from sandkeep.sdk._sync.snapshots import Snapshots
     from sandkeep.sdk._sync.terminal import Terminal
     from sandkeep.sdk.errors import SandkeepError
     from sandkeep.sdk.results import (
@@ -53,6 +57,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncProcess",
     "AsyncSandbox",
+    "AsyncSnapshots",
     "AsyncTerminal",
     "Client",
     "Dropped",
@@ -66,6 +71,7 @@ __all__ = [
     "ProcessResult",
     "Sandbox",
     "SandkeepError",
+    "Snapshots",
     "Terminal",
     "TreeResult",
 ]

@@ -6,9 +6,12 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandkeep.sdk.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from sandkeep.wire.snapshots import SnapshotView
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -25,6 +28,11 @@ def quoted(ref: str) -> str:
 
     # `.` and `..` would be taken for steps in the path.
     return quote(ref, safe="").replace(".", "%2E") or "%20"
+
+
+def snapshot_ref(snapshot: "str | SnapshotView") -> str:
+    """Of one given by its name, its id or its view. The id of a view: its name may be another snapshot's by now."""
+    return snapshot if isinstance(snapshot, str) else snapshot.id
 
 
 def shaped(name: str, answer: Any) -> Any:

@@ -11,7 +11,7 @@ from sandkeep.cli.session import Session, pass_session
 @several
 @pass_session
 def delete(session: Session, refs: tuple[str, ...]) -> None:
-    """Delete sandboxes with their disks, for good, from any phase. One that is not there does not keep the others.
+    """Delete sandboxes with their disks and snapshots, for good, from any phase. One that is not there does not keep the others.
 
     \b
     Examples:

@@ -12,10 +12,20 @@ from sandkeep.sdk._sync.client import Client, default_client
 from sandkeep.sdk._sync.files import Files
 from sandkeep.sdk._sync.lists import feed, pages
 from sandkeep.sdk._sync.process import Process
+from sandkeep.sdk._sync.snapshots import Snapshots
 from sandkeep.sdk._sync.terminal import Terminal, terminal_query
 from sandkeep.sdk._sync.transport import NO_LIMIT
 from sandkeep.sdk.fields import SandboxFields
-from sandkeep.sdk.requests import exec_body, fresh_key, fresh_tag, given, quoted, seconds, start_message
+from sandkeep.sdk.requests import (
+    exec_body,
+    fresh_key,
+    fresh_tag,
+    given,
+    quoted,
+    seconds,
+    snapshot_ref,
+    start_message,
+)
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
         StatsView,
         WhyView,
     )
+    from sandkeep.wire.snapshots import SnapshotKind, SnapshotView
 
 Size = int | str
 Duration = float | str
@@ -51,6 +62,7 @@ class Sandbox(SandboxFields):
         self._transport = client.transport
         self._path = f"/v1/sandboxes/{self.id}"
         self.files = Files(client.transport, self.id)
+        self.snapshots = Snapshots(client.transport, self.id)
 
     @classmethod
     def create(
@@ -311,6 +323,47 @@ class Sandbox(SandboxFields):
     def heartbeat(self) -> None:
         """Sign of life for a sandbox made with `grace`."""
         self._transport.call("POST", self._path + "/heartbeat", again=True)
+
+    # Its moments
+
+    def snapshot(
+        self,
+        name: str | None = None,
+        *,
+        kind: "SnapshotKind | None" = None,
+        tags: Sequence[str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> "SnapshotView":
+        """Keep it as it is now; `snapshots.create`."""
+        return self.snapshots.create(name, kind=kind, tags=tags, idempotency_key=idempotency_key)
+
+    def rollback(self, snapshot: "str | SnapshotView", *, keep_before: bool = True) -> None:
+        """Back to a snapshot (its name, id or view), under the same id, name and policies; it runs again if it ran.
+
+        The moment before is kept as a snapshot, unless `keep_before` is False: what is newer is gone then. Never sent
+        twice. Raises NotFound.
+        """
+        body = {"snapshot": snapshot_ref(snapshot), "keep_before": keep_before}
+        self._know(self._transport.call("POST", self._path + "/rollback", body=body))
+
+    def fork(
+        self,
+        count: int = 1,
+        *,
+        snapshot: "str | SnapshotView | None" = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> "Sequence[Sandbox]":
+        """So many new sandboxes as this one is now, or was at a `snapshot`, each running and answering. Without one, a
+        snapshot is made first and stays.
+
+        `name`: of the fork; several are called NAME-1, NAME-2, ... Safe to repeat, as `create` is.
+        Raises NotFound, AlreadyExists (a sandbox of such a name), QuotaExceeded, NoCapacity.
+        """
+        body = given(count=count, snapshot=None if snapshot is None else snapshot_ref(snapshot), name=name)
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = self._transport.call("POST", self._path + "/fork", body=body, headers=headers, again=True)
+        return [type(self)(self.client, item) for item in answer["items"]]
 
     # What is known of it
 

@@ -1,0 +1,63 @@
+"""NAME@SNAPSHOT on the command line: a point in time of a sandbox, parsed and completed."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sandkeep.cli.options import KnownName
+
+if TYPE_CHECKING:
+    from sandkeep.sdk import Client, Sandbox
+
+
+class Point(str):
+    """As it was written."""
+
+    @property
+    def sandbox(self) -> str:
+        return self.partition("@")[0]
+
+    @property
+    def snapshot(self) -> str:
+        """Empty: the sandbox as it is now."""
+        return self.partition("@")[2]
+
+
+class PointName(KnownName):
+    """`or_now`: NAME alone is a point too."""
+
+    name = "point"
+
+    def __init__(self, *, or_now: bool = False) -> None:
+        self.or_now = or_now
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Point:
+        point = Point(value)
+        now = self.or_now and "@" not in point
+        if not point.sandbox or not (point.snapshot or now):
+            shape = "NAME or NAME@SNAPSHOT" if self.or_now else "NAME@SNAPSHOT"
+            known = f"`sandkeep snapshot list {point.sandbox or 'NAME'}` shows the snapshots"
+            self.fail(f"{value!r} is not {shape}: {known}", param, ctx)
+        return point
+
+    def known(self, client: "Client", incomplete: str) -> list[str]:
+        from sandkeep.sdk import Sandbox
+
+        name, at, _ = incomplete.partition("@")
+        if at:
+            return self._snapshots(Sandbox.get(name, client=client), name)
+        found = {sandbox.name or sandbox.id: sandbox for sandbox in Sandbox.list(client=client)}
+        if self.or_now:
+            return list(found)
+        fitting = [known for known in found if known.startswith(incomplete)]
+        if len(fitting) == 1:
+            # Shells put a space after the only answer, and the point would be cut off there.
+            return self._snapshots(found[fitting[0]], fitting[0])
+        return [f"{known}@" for known in fitting]
+
+    @staticmethod
+    def _snapshots(sandbox: "Sandbox", name: str) -> list[str]:
+        return [f"{name}@{view.name or view.id}" for view in sandbox.snapshots.list()]
+
+
+POINT = PointName()

@@ -1,0 +1,55 @@
+"""Snapshots of a sandbox: points in time that it owns. Going back and forking are calls of the sandbox itself."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sandkeep.sdk._async.lists import pages
+from sandkeep.sdk._async.transport import AsyncTransport
+from sandkeep.sdk.requests import fresh_key, given, quoted, shaped, snapshot_ref
+
+if TYPE_CHECKING:
+    from sandkeep.wire.snapshots import SnapshotKind, SnapshotView
+
+
+class AsyncSnapshots:
+    """`sandbox.snapshots`. A snapshot is given by its name, its id or its view."""
+
+    def __init__(self, transport: AsyncTransport, sandbox_id: str) -> None:
+        self._transport = transport
+        self._path = f"/v1/sandboxes/{sandbox_id}/snapshots"
+
+    async def create(
+        self,
+        name: str | None = None,
+        *,
+        kind: "SnapshotKind | None" = None,
+        tags: Sequence[str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> "SnapshotView":
+        """Keep the sandbox as it is now; a running one goes on. Without a `name` it goes by its id. Safe to repeat:
+        each call carries an idempotency key (`idempotency_key` to choose it).
+
+        Raises AlreadyExists (a snapshot of this name), QuotaExceeded, NoCapacity, InvalidArgument.
+        """
+        body = given(name=name, kind=kind, tags=list(tags) if tags is not None else None)
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = await self._transport.call("POST", self._path, body=body, headers=headers, again=True)
+        view: SnapshotView = shaped("snapshots.SnapshotView", answer)
+        return view
+
+    async def list(self) -> "Sequence[SnapshotView]":
+        """All of them, the oldest first; `parent` of each says how they make a tree."""
+        return [shaped("snapshots.SnapshotView", item) async for item in pages(self._transport, self._path)]
+
+    async def get(self, snapshot: "str | SnapshotView") -> "SnapshotView":
+        """Raises NotFound."""
+        answer = await self._transport.call("GET", self._of(snapshot), again=True)
+        view: SnapshotView = shaped("snapshots.SnapshotView", answer)
+        return view
+
+    async def delete(self, snapshot: "str | SnapshotView") -> None:
+        """For good. Those made after it, and forks of it, stay as they are."""
+        await self._transport.call("DELETE", self._of(snapshot), again=True)
+
+    def _of(self, snapshot: "str | SnapshotView") -> str:
+        return f"{self._path}/{quoted(snapshot_ref(snapshot))}"
