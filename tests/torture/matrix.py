@@ -28,7 +28,8 @@ FACT = "echo told > /home/user/told; sync"
 @dataclass(frozen=True)
 class Scenario:
     """before, after: `phase` or `paused-<hold>`. kept_before, kept_after: whether the memory of the sandbox as it was
-    prepared is there in that state. act: by a client that may or may not try again."""
+    prepared is there in that state. act: by a client that may or may not try again. halfway: where it may be left, and said to
+    be, when it was not acknowledged."""
 
     name: str
     act: Callable[[Client, Sandbox], None]
@@ -40,6 +41,7 @@ class Scenario:
     runtimes: tuple[str, ...] = RUNTIMES
     persistence: str | None = None
     of_template: bool = False
+    halfway: str = ""
 
 
 def pause(hold: str) -> Callable[[Sandbox], None]:
@@ -83,6 +85,14 @@ def delete_template(client: Client, _: Sandbox) -> None:
     client.templates.delete("tortured")
 
 
+def keep(sandbox: Sandbox) -> None:
+    sandbox.snapshot("kept")
+
+
+def delete_snapshot(client: Client, sandbox: Sandbox) -> None:
+    Sandbox(client, sandbox._answer).snapshots.delete("kept")
+
+
 def nothing(_client: Client, _sandbox: Sandbox) -> None:
     raise AssertionError("a creation has no sandbox to act on")
 
@@ -114,6 +124,12 @@ SCENARIOS = (
     Scenario("update", by("update", **GROWN), "running", "running"),
     Scenario("delete", by("delete"), "running", ABSENT),
     Scenario("delete-paused", by("delete"), "paused-disk", ABSENT, pause("disk"), runtimes=GVISOR),
+    Scenario("snapshot", by("snapshot", name="kept"), "running", "running"),
+    Scenario("snapshot-delete", delete_snapshot, "running", "running", keep),
+    Scenario(
+        "rollback", by("rollback", snapshot="kept"), "running", "running", keep, kept_after=False, halfway="stopped"
+    ),
+    Scenario("fork", by("fork", snapshot="kept", name="forked"), "running", "running", keep),
     Scenario("template", build, ABSENT, "ready", of_template=True),
     Scenario(
         "template-delete", delete_template, "ready", ABSENT, lambda s: build(s.client, s), runtimes=("runc",),

@@ -133,6 +133,8 @@ class Operation:
         """The state against what was acknowledged, then what is in it: its disk, and its memory if it was kept."""
         one = self.scenario
         allowed = {one.after} if self.acknowledged else {one.before, one.after}
+        if one.halfway and not self.acknowledged:
+            allowed |= {one.halfway}
         if one.of_template:
             allowed |= set() if self.acknowledged else {"failed"}
             if state not in allowed:

@@ -27,10 +27,19 @@ def check_supported(spec: Spec) -> None:
 
 
 async def intend(
-    ledger: Ledger, now: float, project_id: str, name: str | None, spec: Spec, key: str | None, quota: Quota
+    ledger: Ledger,
+    now: float,
+    project_id: str,
+    name: str | None,
+    spec: Spec,
+    key: str | None,
+    quota: Quota,
+    *,
+    fork: bool,
 ) -> tuple[Sandbox, bool]:
     """The sandbox that is to be made, or the one that is there already (False), which counts for no quota. `key`: the
-    idempotency key. Raises NotFound, AlreadyExists, Busy, Conflict, QuotaExceeded."""
+    idempotency key; `fork`: only that finds one that is there, a name does not. Raises NotFound,
+    AlreadyExists, Busy, Conflict, QuotaExceeded."""
     fingerprint = hashlib.sha256(json.dumps([name, asdict(spec)], sort_keys=True).encode()).hexdigest()
     transaction = ledger.transaction
     if key is not None:
@@ -56,6 +65,12 @@ async def intend(
         existing = await store.get(transaction, project_id, name)
         if existing is not None:
             _check_stays(existing)
+            if fork:
+                raise AlreadyExists(
+                    f"a sandbox named {name} exists",
+                    hint="choose another name, or delete that one",
+                    existing=existing.id,
+                )
             fields = differences(spec, existing.spec)
             if fields:
                 raise AlreadyExists(

@@ -7,7 +7,7 @@ import anyio
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
-from sandkeep.domain.errors import AlreadyExists, SandkeepError
+from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.names import check_name
 from sandkeep.domain.sandbox import Sandbox
@@ -55,8 +55,6 @@ class Forks:
                 )
                 if new:
                     fresh.append(sandbox)
-                elif not once:
-                    raise AlreadyExists(f"a sandbox named {name} exists", hint="choose another name, or delete it")
                 made[number] = sandbox
             except SandkeepError as error:
                 errors.append(error)

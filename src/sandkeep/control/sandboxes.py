@@ -134,7 +134,9 @@ class Sandboxes:
         async with self._locks.creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
             async with self._events.change() as ledger:
                 now = self._clock.now()
-                sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._quota)
+                sandbox, fresh = await intend(
+                    ledger, now, project_id, name, spec, idempotency_key, self._quota, fork=origin is not None
+                )
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
                     return await self._settle_interrupted_create(sandbox, caller, origin), False

@@ -115,13 +115,17 @@ async def _finish_stop(parts: Parts, record: Record) -> None:
 
 
 async def _finish_rollback(parts: Parts, record: Record, item: Interrupted) -> bool:
-    """Once its machine was being ended the way leads forward: it is stopped on the snapshot's disk. Whether that was done."""
+    """Once its machine was being ended the way leads forward: it is stopped on the snapshot's disk, and if it ran, its rule for
+    failures starts it again. Whether that was done."""
     kept = parts.records.snapshots.get(item.facts.get("snapshot", ""))
     if kept is None or item.operation in record.outcomes or "machine.end" not in item.steps:
         return False
     if record.phase is Phase.DELETED:
         return False
     restored = await snapshots.restore(parts, await machine.end(parts, record), kept)
+    if record.phase is Phase.RUNNING:
+        reason = f"{restored.reason}; its start was interrupted"
+        restored = replace(restored, exited=record.boots, reason=reason)
     parts.records.save(restored)
     if record.generation and record.generation.id not in parts.records.generations():
         await parts.disks.drop_generation(record.id, record.generation.id)

@@ -37,12 +37,12 @@ async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entr
         await machine.flush(parts, record)
     entry.step("generation.begin", generation=generation)
     undos.push("generation", lambda: parts.disks.drop_generation(record.id, generation))
+    entry.step("disk.snapshot")
+    held = 0.0
     if running and not parts.disks.capabilities.atomic:
-        held = await _snapshot_frozen(parts, record, generation, entry, undos)
+        held = await _snapshot_frozen(parts, record, generation, undos)
     else:
-        entry.step("disk.snapshot")
         await parts.disks.snapshot(record.id, generation)
-        held = 0.0
     entry.step("disk.sync")
     await parts.disks.sync()
     entry.step("snapshot.record")
@@ -56,16 +56,13 @@ async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entr
     return after
 
 
-async def _snapshot_frozen(parts: Parts, record: Record, generation: str, entry: Entry, undos: Undos) -> float:
-    """Seconds that it took."""
+async def _snapshot_frozen(parts: Parts, record: Record, generation: str, undos: Undos) -> float:
+    """Seconds that it took. After a crash recovery thaws what runs by its record."""
     runtime, machine_id = parts.runtime(record.spec.runtime), record.machine or ""
     began = parts.clock.monotonic()
-    entry.step("machine.freeze")
     undos.push("thaw", lambda: runtime.thaw(machine_id))
     await runtime.freeze(machine_id)
-    entry.step("disk.snapshot")
     await parts.disks.snapshot(record.id, generation)
-    entry.step("machine.thaw")
     await runtime.thaw(machine_id)
     return parts.clock.monotonic() - began
 
