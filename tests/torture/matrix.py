@@ -127,7 +127,8 @@ SCENARIOS = (
     Scenario("snapshot", by("snapshot", name="kept"), "running", "running"),
     Scenario("snapshot-delete", delete_snapshot, "running", "running", keep),
     Scenario(
-        "rollback", by("rollback", snapshot="kept"), "running", "running", keep, kept_after=False, halfway="stopped"
+        "rollback", by("rollback", snapshot="kept"), "running", "running", keep, kept_before=False, kept_after=False,
+        halfway="stopped",
     ),
     Scenario("fork", by("fork", snapshot="kept", name="forked"), "running", "running", keep),
     Scenario("template", build, ABSENT, "ready", of_template=True),
