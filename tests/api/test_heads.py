@@ -11,6 +11,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from sandkeep.app.daemon import listener
+from sandkeep.edge.gate import heads
 from sandkeep.edge.gate.heads import HEAD_LIMIT, LimitedHttpProtocol
 
 
@@ -69,3 +70,28 @@ def test_what_is_no_request(port: int, sent: bytes, status: int, code: str) -> N
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
     assert (told["status"], told["code"]) == (status, code)
     assert told["hint"]
+
+
+def test_who_sends_no_head_is_not_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "HEAD_PATIENCE", 0.3)
+    for begun in (b"", b"GET / HTTP/1.1\r\nhost:"):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(begun)
+            assert _ended(connection)
+
+
+def test_of_too_many_silent_ones_the_oldest_is_closed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "MOST_SILENT", 3)
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(4)]
+    assert _ended(silent[0])
+    silent[3].sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert b" 200 " in silent[3].recv(65536)
+    for connection in silent:
+        connection.close()
+
+
+def _ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True

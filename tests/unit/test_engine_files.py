@@ -1,6 +1,7 @@
 """What the engine keeps on disk, after every way in which a crash can leave it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sandkeep.domain.errors import NoCapacity
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import FactKind, SandboxOnNode
 from sandkeep.domain.sandbox import Persistence, Phase, RuntimeKind, Spec
+from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Generation, Record, Records
@@ -99,6 +101,77 @@ def test_an_unreadable_record_is_set_aside_and_the_others_are_read(tmp_path: Pat
     assert set(again.sandboxes) == {good.id}
     assert again.unreadable == [bad.id]
     assert path.exists()
+
+
+@pytest.mark.parametrize("what", ["folder", "dangling link", "link loop", "FIFO"])
+def test_what_is_no_file_is_set_aside_and_holds_nothing_up(tmp_path: Path, what: str) -> None:
+    def put(path: Path) -> None:
+        match what:
+            case "folder":
+                path.mkdir(parents=True)
+            case "FIFO":
+                os.mkfifo(path)
+            case _:
+                path.symlink_to("nowhere" if what == "dangling link" else path.name)
+
+    good, bad = record(), new_id(IdKind.SANDBOX)
+    records = Records(tmp_path)
+    records.load()
+    records.save(good)
+    put(tmp_path / "sandboxes" / f"{bad}.json")
+    put(tmp_path / "templates" / f"{new_id(IdKind.TEMPLATE)}.json")
+    again = Records(tmp_path)
+    again.load()
+    again.set_aside()
+    assert (set(again.sandboxes), len(again.unreadable)) == ({good.id}, 2)
+    assert os.path.lexists(tmp_path / "unreadable" / f"{bad}.json")
+
+    folder = tmp_path / "node" / "journal"
+    folder.mkdir(parents=True)
+    put(folder / f"{new_id(IdKind.OPERATION)}.journal")
+    kept = Journal(folder).begin(new_id(IdKind.OPERATION), "stop", good.id)
+    kept.step("machine.end")
+    assert [item.verb for item in Journal(folder).entries()] == ["stop"]
+    assert [item.verb for item in Journal(folder).interrupted()] == ["stop"]
+
+    put(tmp_path / "deleted.log")
+    deletions = Deletions(tmp_path / "deleted.log", StillClock())
+    assert deletions.among([bad]) == {}
+    deletions.open()
+    deletions.add(bad)
+    assert list(deletions.among([bad, good.id])) == [bad]
+    deletions.close()
+
+    put(tmp_path / "feed")
+    feed = Feed(tmp_path / "feed", StillClock())
+    feed.open()
+    assert feed.tell(FactKind.QUARANTINED, None).seq > 1000, "a server has seen lower ones"
+    feed.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"seq":9,"at":1.0,"kind":"machine.exitef","sandbox_id":null,"epoch":null,"data":{}}',
+        b"7",
+        b'{"acknowledged": 3}',
+        b'{"seq":"x","at":1.0,"kind":"machine.exited","sandbox_id":null,"epoch":null,"data":{}}',
+        b"\xff\xfe",
+    ],
+)
+def test_news_that_cannot_be_read_keep_no_node_down(tmp_path: Path, line: bytes) -> None:
+    feed = Feed(tmp_path / "feed", StillClock())
+    feed.open()
+    told = feed.tell(FactKind.MACHINE_EXITED, None)
+    feed.close()
+    (tmp_path / "feed").write_bytes(line + b"\n" + (tmp_path / "feed").read_bytes())
+    again = Feed(tmp_path / "feed", StillClock())
+    again.open()
+    assert again.tell(FactKind.QUARANTINED, None).seq > told.seq
+    (tmp_path / "feed").write_bytes(line + b"\n")
+    lost = Feed(tmp_path / "feed", StillClock())
+    lost.open()
+    assert lost.tell(FactKind.QUARANTINED, None).seq > told.seq + 1
 
 
 def test_old_outcomes_are_forgotten(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sandkeep.edge.gate.identity import Identity
 
 
 class Keys:
-    """Those that begin with sk_good are known once they were shown."""
+    """Those that begin with sk_good are known once they were shown; sk_good_granted waits for that."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -21,6 +21,9 @@ class Keys:
         if secret not in self.asked:
             return None
         return self._judge(secret)
+
+    def granted(self, secret: str) -> bool:
+        return secret == "sk_good_granted"
 
     async def prove(self, secret: str) -> Principal:
         self.asked.append(secret)
@@ -85,6 +88,7 @@ async def test_who_guesses_is_not_listened_to_for_a_while() -> None:
         await gate.principal(request("sk_good_new"))
     assert refused.value.retry_after == 20
     await gate.principal(request("sk_good_in_use"))
+    await gate.principal(request("sk_good_granted"))
     await gate.principal(request("sk_good_new", "192.0.2.2"))
     now[0] += 20
     assert [await _guess(gate, f"sk_again_{n}") for n in range(2)] == [Unauthenticated, QuotaExceeded]

@@ -255,8 +255,10 @@ async def test_the_wrong_database_changes_nothing_on_either_side(local: LocalPla
     async with local.server("wrong.db"):
         await local.services.reconciler.compare(first=True)
         local.clock.advance(200)
-        for late in await expired(local.services.events, Tick(local.clock.now())):
-            await local.services.reconciler._expire(late)
+        late = await expired(local.services.events, Tick(local.clock.now()))
+        assert late
+        async with anyio.create_task_group() as tasks:
+            local.services.reconciler._expiries.begin(tasks, late)
         assert "are not on it" in (await local.http.get("/readyz")).json()["apart"]
         found = await shown(local, "theirs")
         assert (found["id"], found["phase"]) == (theirs["id"], "running")

@@ -380,6 +380,48 @@ async def test_two_deletes_at_once_both_end_with_nothing_left(local: LocalPlatfo
     await nothing_is_left(local)
 
 
+async def test_what_cannot_be_paused_at_its_end_is_tried_ever_more_rarely(
+    local: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps no other waiting, though its own pause hangs for a while."""
+    stuck = await create(local, name="stuck", persistence="full")
+    brief = await create(local, name="brief")
+    tries, go_on = 0, anyio.Event()
+
+    async def hangs(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        await go_on.wait()
+        raise PauseFailed("a deleted file is open")
+
+    monkeypatch.setattr(local.node, "pause", hangs)
+    for sandbox in (stuck, brief):
+        await local.http.patch(f"/v1/sandboxes/{sandbox['id']}", json={"ttl": "2s"})
+    await phase_becomes(local, brief, "stopped")
+    assert (await show(local, stuck))["phase"] == "pausing"
+    go_on.set()
+    await phase_becomes(local, stuck, "running")
+    await anyio.sleep(2)  # ticks of the timers
+    assert tries == 1
+    why = (await local.http.get(f"/v1/sandboxes/{stuck['id']}/why")).json()
+    assert any("ever more rarely" in step["what"] for step in why["next"])
+
+
+async def test_a_call_on_what_the_node_does_not_know_says_where_it_may_be(local: LocalPlatform) -> None:
+    sandbox = await create(local, name="one")
+    url = f"/v1/sandboxes/{sandbox['id']}"
+    await local.http.post(f"{url}/stop")
+    local.parts.records.sandboxes.pop(sandbox["id"])
+    for _ in range(2):
+        answer = await local.http.post(f"{url}/start")
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert "quarantine" in answer.json()["detail"]
+        assert (await show(local, sandbox))["phase"] == "failed"
+    commands = [step["command"] for step in (await local.http.get(f"{url}/why")).json()["can"]]
+    assert f"sandkeep node quarantine restore {sandbox['id']}" in commands
+    assert "sandkeep start one" not in commands
+
+
 @pytest.mark.parametrize("days", [1, -1])
 async def test_a_clock_that_jumps_a_day_ends_nothing(local: LocalPlatform, days: int) -> None:
     made = [
@@ -466,7 +508,13 @@ async def test_who_guesses_keys_is_told_to_wait(local: LocalPlatform) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert (answer.status_code, number) == (429, 30)
     assert int(answer.headers["retry-after"]) > 0
-    assert (await local.http.get("/v1/sandboxes")).status_code == 200, "a key in use is not affected"
+    _, unused = await local.services.keys.create(await local.services.keys.default_project(), "unused")
+    await local.stop_server()
+    await local.start_server()
+    for number in range(40):
+        await local.http.get("/v1/sandboxes", headers={"Authorization": f"Bearer sk_again_{number}"})
+    for headers in ({}, {"Authorization": f"Bearer {unused}"}):
+        assert (await local.http.get("/v1/sandboxes", headers=headers)).status_code == 200, "a key is not affected"
 
 
 async def test_a_burst_of_one_key_does_not_starve_another(local: LocalPlatform) -> None:

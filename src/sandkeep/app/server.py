@@ -116,6 +116,7 @@ async def make_services(
     sandboxes = Sandboxes(events, runner, guest, clock, Quota(allowance, clock))
     templates = Templates(events, sandboxes, runner, guest, clock)
     installation = await keys.default_project()
+    await keys.load()
     snapshots = Snapshots(events, sandboxes, runner, clock)
     nodes = Nodes(events, runner, installation)
     reconciler = Reconciler(events, sandboxes, templates, snapshots, nodes, runner, clock, installation, kept or Kept())

@@ -111,12 +111,12 @@ async def up(settings: Settings, say: Say) -> None:
     else:
         _start_keeper(settings)
     await wait_ready(settings)
-    if not await _key_works(settings):
+    if not await _saved_key_works(settings):
         with acting_as(settings.user):
             secret = keys.grant(settings.run_folder / "server" / "grants", "made by sandkeep up")
-        config.save_instance(settings.instance, settings.url, secret)
-        if not await _key_works(settings):
+        if not await _key_works(settings, secret):
             raise Unavailable("the server did not take the new key", hint=(await said(settings, "server"))[0])
+        config.save_instance(settings.instance, settings.url, secret)
         say("wrote address and key into the CLI's configuration")
     say(f"sandkeep is up: {settings.url}")
 
@@ -218,15 +218,23 @@ def _log_end(path: Path) -> str:
     return ""
 
 
-async def _key_works(settings: Settings) -> bool:
+async def _saved_key_works(settings: Settings) -> bool:
     try:
         saved = config.resolve(instance=settings.instance)
     except ConfigError:
         return False
-    if saved.url != settings.url:
-        return False
+    return saved.url == settings.url and await _key_works(settings, saved.key)
+
+
+async def _key_works(settings: Settings, secret: str) -> bool:
+    """False only when the server says that it is none. Raises Unavailable when it says something else."""
     async with httpx2.AsyncClient(base_url=settings.url, timeout=5.0, trust_env=False) as http:
-        answer = await http.get("/v1/version", headers={"authorization": f"Bearer {saved.key}"})
+        answer = await http.get("/v1/version", headers={"authorization": f"Bearer {secret}"})
+    if answer.status_code not in (200, 401):
+        raise Unavailable(
+            f"the server answers {answer.status_code} to the key: {answer.text[:300]}",
+            hint=(await said(settings, "server"))[0],
+        )
     return answer.status_code == 200
 
 

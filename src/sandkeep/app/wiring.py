@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from sandkeep.app.agents import current_agent
 from sandkeep.app.settings import Settings
 from sandkeep.app.units import UnitNames
 from sandkeep.contracts.disks import Disks
+from sandkeep.domain.errors import Conflict
 from sandkeep.domain.sandbox import RuntimeKind
 from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
 from sandkeep.drivers.disk.btrfs.pool import PoolSettings, why_no_btrfs
@@ -106,7 +108,7 @@ def approved_file(settings: Settings) -> Path:
 def approved_builds(settings: Settings) -> frozenset[str]:
     try:
         return frozenset(str(item) for item in json.loads(approved_file(settings).read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return frozenset()
 
 
@@ -144,9 +146,17 @@ def make_parts(settings: Settings) -> Parts:
 def node_id(settings: Settings) -> str:
     """Made by setup, kept with the node's records."""
     try:
-        return (settings.node_folder / "id").read_text().strip()
+        found = (settings.node_folder / "id").read_text().strip()
     except FileNotFoundError:
         return f"{settings.instance}-unknown"
+    except (OSError, UnicodeDecodeError) as error:
+        found = str(error)
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", found):
+        raise Conflict(
+            f"{settings.node_folder / 'id'} does not hold the node's id: {found[:80]!r}",
+            hint="write back what it was (`sandkeep node show` says it); removed, sandkeep setup makes this a new node",
+        )
+    return found
 
 
 def new_node_id() -> str:

@@ -45,7 +45,18 @@ class Keys:
         async with self._events.change() as ledger:
             await store.add(ledger.transaction, key, _digest(secret))
             await ledger.tell(EventKind.KEY_CREATED, project_id, key.id, name=name)
+        self._proved[_digest(secret)] = Principal(key.id, project_id)
         return key, secret
+
+    async def load(self) -> None:
+        """All keys that open something: whoever has one is never a stranger, also after a restart."""
+        async with self._events.change() as ledger:
+            for digest, key in await store.active(ledger.transaction):
+                self._proved[digest] = Principal(key.id, key.project_id)
+
+    def granted(self, secret: str) -> bool:
+        """Whether a grant waits for its first use."""
+        return self._grants is not None and (self._grants / _digest(secret)).exists()
 
     def remembered(self, secret: str) -> Principal | None:
         """Whose key it is when it was proved before, without asking the database. Raises Unauthenticated when it was

@@ -7,17 +7,18 @@ from sandkeep.contracts.runner import NodeInfo, Runner
 from sandkeep.control import settlement
 from sandkeep.control.catchup import Catchup
 from sandkeep.control.events import Events
+from sandkeep.control.expiries import Expiries
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.retention import Kept, Retention
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import BUILD_LABEL, Templates
-from sandkeep.control.ticks import Ticks, clear_expiry, expired, postpone
+from sandkeep.control.ticks import Ticks, expired, postpone
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
-from sandkeep.domain.sandbox import DEADLINES, TRANSITIONAL, Hold, OnExpiry, Persistence, Phase, Sandbox
+from sandkeep.domain.sandbox import DEADLINES, TRANSITIONAL, Persistence, Phase, Sandbox
 from sandkeep.lib.retry import delays
 from sandkeep.store import nodes as node_store
 from sandkeep.telemetry.log import log
@@ -59,6 +60,7 @@ class Reconciler:
         self.node: NodeInfo | None = None
         self.apart = "the node's runner does not answer"
         """Why there is no node; of the last try."""
+        self._expiries = Expiries(events, sandboxes, runner, nodes, clock, lambda: self.node is not None)
         self._restarter = Restarter(events, sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
         self._retention = Retention(events, clock, kept)
 
@@ -232,51 +234,26 @@ class Reconciler:
             self._late.discard(sandbox_id)
 
     async def _lost(self, sandbox: Sandbox) -> None:
-        reason = "the node has no record of it"
-        lost = Observed(sandbox.id, sandbox.epoch, Phase.FAILED, None, reason, sandbox.status.conditions)
-        await self._sandboxes.settle(sandbox, lost)
+        await self._sandboxes.settle(sandbox, settlement.lost(sandbox, self._clock.now()))
 
     # -- timers
 
     async def _timers(self) -> None:
         last = self._clock.monotonic()
         ticks = Ticks(self._clock, _TICK)
-        while True:
-            tick = await ticks.next()
-            try:
-                if tick.jumped or tick.frozen:
-                    log("clock.distrusted", "warning", jumped=round(tick.jumped), frozen=round(tick.frozen))
-                    await postpone(self._events, tick)
-                ended = await expired(self._events, tick)
-                async with anyio.create_task_group() as tasks:
-                    for sandbox in ended:
-                        tasks.start_soon(self._expire, sandbox)
-                if self.node is not None:
-                    await self._catch_up()
-                if self._clock.monotonic() - last >= _FULL_EVERY and self.node is not None:
-                    last = self._clock.monotonic()
-                    await self.compare(first=False)
-            except SandkeepError as error:
-                last = -_FULL_EVERY  # what an outage left is looked at as soon as it is over
-                log("reconcile.failed", "warning", error=error.message)
-
-    async def _expire(self, sandbox: Sandbox) -> None:
-        """Its lifetime ended: the rule that its owner set decides."""
-        if sandbox.status.phase in TRANSITIONAL or self.node is None:
-            return
-        if not self._nodes.standing.paired and await self._runner.show(sandbox.id) is None:
-            return
-        project, persistence = sandbox.project_id, sandbox.spec.persistence
-        try:
-            if sandbox.spec.lifetime.on_expiry is OnExpiry.DELETE or persistence is Persistence.EPHEMERAL:
-                why = "its lifetime ended" if sandbox.spec.lifetime.grace is None else "its client vanished"
-                await self._sandboxes.delete(project, sandbox.id, reason=why)
-                return
-            if sandbox.status.phase is Phase.RUNNING or sandbox.status.hold is Hold.MEMORY:
-                if persistence is Persistence.FULL:
-                    await self._sandboxes.pause(project, sandbox.id, Hold.DISK, None, reason="its lifetime ended")
-                else:
-                    await self._sandboxes.stop(project, sandbox.id, reason="its lifetime ended")
-            await clear_expiry(self._events, sandbox)
-        except SandkeepError as error:
-            log("reconcile.failed", "warning", sandbox=sandbox.id, error=error.message)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                tick = await ticks.next()
+                try:
+                    if tick.jumped or tick.frozen:
+                        log("clock.distrusted", "warning", jumped=round(tick.jumped), frozen=round(tick.frozen))
+                        await postpone(self._events, tick)
+                    self._expiries.begin(tasks, await expired(self._events, tick))
+                    if self.node is not None:
+                        await self._catch_up()
+                    if self._clock.monotonic() - last >= _FULL_EVERY and self.node is not None:
+                        last = self._clock.monotonic()
+                        await self.compare(first=False)
+                except SandkeepError as error:
+                    last = -_FULL_EVERY  # what an outage left is looked at as soon as it is over
+                    log("reconcile.failed", "warning", error=error.message)

@@ -46,7 +46,7 @@ from sandkeep.domain.sandbox import (
     Sandbox,
     Spec,
 )
-from sandkeep.domain.why import what_wakes
+from sandkeep.domain.why import is_lost, what_wakes
 from sandkeep.lib.turns import Turns
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
@@ -409,7 +409,7 @@ class Sandboxes:
             case Phase.FAILED:
                 raise Conflict(
                     f"it has failed, and no call starts it: {sandbox.status.reason}",
-                    hint=f"start it: sandkeep start {sandbox.name or sandbox.id}",
+                    hint=what_wakes(sandbox) if is_lost(sandbox) else f"start it: {what_wakes(sandbox)}",
                     phase=sandbox.status.phase,
                 )
         raise Conflict(f"it is {sandbox.status.phase}", hint="wait for it: sandkeep wait", phase=sandbox.status.phase)
@@ -471,14 +471,23 @@ class Sandboxes:
                 await ledger.tell(begun, project_id, sandbox.id, reason)
             try:
                 observed = await act(sandbox, operation)
-            except (NotFound, Unavailable):
-                raise  # deleted meanwhile, or the node is away: whoever settles it writes the status
+            except Unavailable:
+                raise  # the node is away: whoever settles it then writes the status
+            except NotFound:
+                await self._refuse_lost(intent)
+                raise  # deleted meanwhile: whoever does that writes the status
             except SandkeepError as error:
                 await self._failed(intent, error)
                 raise
             if reason:
                 observed = replace(observed, reason=f"{observed.reason}: {reason}")
             return await self.settle(intent, observed, ended)
+
+    async def _refuse_lost(self, intent: Sandbox) -> None:
+        """Raises Conflict when the node has no record of it, after that was written down."""
+        if await self._runner.show(intent.id) is None:
+            settled = await self.settle(intent, settlement.lost(intent, self._clock.now()))
+            raise Conflict(settled.status.reason, hint=what_wakes(settled))
 
     async def _failed(self, intent: Sandbox, error: SandkeepError) -> None:
         """The node is as it says it is; the store follows it."""

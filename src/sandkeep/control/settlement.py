@@ -93,6 +93,13 @@ def differs(sandbox: Sandbox, observed: Observed) -> bool:
     return not same or _ended(sandbox, observed)
 
 
+def lost(sandbox: Sandbox, now: float) -> Observed:
+    """What the node would say of one that it does not know."""
+    reason = "the node has no record of it; its disk may be in quarantine"
+    status = sandbox.status.with_condition(Condition(ConditionKind.RECORD_LOST, True, reason, now))
+    return Observed(sandbox.id, sandbox.epoch, Phase.FAILED, None, reason, status.conditions)
+
+
 def forgotten(sandbox: Sandbox) -> Sandbox:
     """It was started or stopped by hand, or has run for long enough: nothing is planned, nothing counts any more."""
     status = sandbox.status.without(ConditionKind.CRASH_LOOP)

@@ -214,6 +214,7 @@ class ConditionKind(StrEnum):
     MEMORY_LOST = "MemoryLost"
     CRASH_LOOP = "CrashLoop"
     RESCUE = "Rescue"
+    RECORD_LOST = "RecordLost"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ _WORTH_TELLING = {
     ConditionKind.MEMORY_LOST: True,
     ConditionKind.CRASH_LOOP: True,
     ConditionKind.RESCUE: True,
+    ConditionKind.RECORD_LOST: True,
 }
 """The value that says something is not as it should be. DiskReady and GuestReady are told by the phase."""
 
@@ -135,7 +136,12 @@ def _next(sandbox: Sandbox) -> list[Next]:
     if status.phase in (Phase.STOPPED, Phase.PAUSED):
         found.append(Next(f"a call (exec, shell, cp) {'starts' if status.phase is Phase.STOPPED else 'resumes'} it"))
     if sandbox.expires_at is not None and status.phase not in (Phase.DELETING, Phase.DELETED):
-        found.append(Next(f"its lifetime ends, and it is {_at_expiry(sandbox)}", sandbox.expires_at))
+        what = f"its lifetime ends, and it is {_at_expiry(sandbox)}"
+        if sandbox.expires_at <= status.since and status.phase not in (Phase.STOPPED, Phase.FAILED):
+            what = f"its lifetime has ended: that it be {_at_expiry(sandbox)} is tried again, ever more rarely"
+            found.append(Next(what))
+        else:
+            found.append(Next(what, sandbox.expires_at))
     return sorted(found, key=lambda step: (step.at is None, step.at or 0.0))
 
 
@@ -183,18 +189,33 @@ def _can(sandbox: Sandbox) -> list[Remedy]:
             found.append(Remedy(f"sandkeep start {name}", "start it now, and forget its failures"))
             found.append(Remedy(f"sandkeep stop {name}", "call the planned start off"))
             found.append(Remedy(f"sandkeep update {name} --on-failure stop", "never start it again by itself"))
+        case Phase.FAILED if is_lost(sandbox):
+            found.append(Remedy("sandkeep node quarantine list", "see whether its disk is there"))
+            found.append(Remedy(f"sandkeep node quarantine restore {sandbox.id}", "go on from that disk"))
         case Phase.STOPPED | Phase.FAILED:
             found.append(Remedy(f"sandkeep start {name}", "start it from its disk"))
     found += _against_conditions(sandbox, name)
     if status.phase not in (Phase.DELETING, Phase.DELETED):
-        found.append(Remedy(f"sandkeep delete {name}", "delete it for good, its disk too"))
+        found.append(
+            Remedy(f"sandkeep delete {name}", "delete it for good, its disk too, also one in quarantine")
+            if is_lost(sandbox)
+            else Remedy(f"sandkeep delete {name}", "delete it for good, its disk too")
+        )
     return found
 
 
 def what_wakes(sandbox: Sandbox) -> str:
     """The command for one that does not run."""
+    if is_lost(sandbox):
+        return f"sandkeep why {sandbox.name or sandbox.id}"
     verb = {Phase.PAUSED: "resume", Phase.STOPPED: "start", Phase.FAILED: "start"}.get(sandbox.status.phase, "wait")
     return f"sandkeep {verb} {sandbox.name or sandbox.id}"
+
+
+def is_lost(sandbox: Sandbox) -> bool:
+    """The node has no record of it."""
+    condition = sandbox.status.condition(ConditionKind.RECORD_LOST)
+    return condition is not None and condition.value
 
 
 def _against_conditions(sandbox: Sandbox, name: str) -> list[Remedy]:

@@ -5,6 +5,7 @@ One line `id at` for each, appended and fsynced before the sandbox's record goes
 what the node does not know is looked up.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Iterable
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.domain.ids import IdKind, is_id
-from sandkeep.lib.files import write_durably
+from sandkeep.lib.files import NO_FILE, read_plain, set_aside, write_durably
+from sandkeep.telemetry.log import log
 
 KEPT = 90 * 86400.0
 _MOST = 1_000_000
@@ -29,6 +31,8 @@ class Deletions:
 
     def open(self) -> None:
         with self._lock:
+            if os.path.lexists(self._path) and (self._path.is_symlink() or not self._path.is_file()):
+                log("deletions.unreadable", "error", aside=set_aside(self._path).name)
             self._compact()
 
     def _compact(self) -> None:
@@ -47,7 +51,10 @@ class Deletions:
         with self._lock:
             if self._added >= _COMPACT_EVERY:
                 self._compact()
-            os.write(self._fd, _line(sandbox_id, self._clock.now()))
+            line = _line(sandbox_id, self._clock.now())
+            if os.write(self._fd, line) != len(line):
+                self._compact()  # half a line would spoil the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._fd)
             self._added += 1
 
@@ -63,8 +70,12 @@ class Deletions:
 
     def _lines(self) -> Iterable[tuple[str, float]]:
         try:
-            data = self._path.read_bytes()
+            data = read_plain(self._path)
         except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
             return
         for line in data.split(b"\n")[:-1]:  # after the last newline comes nothing, or what a crash tore
             sandbox_id, _, at = line.decode(errors="replace").partition(" ")

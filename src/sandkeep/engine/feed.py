@@ -14,9 +14,12 @@ import anyio
 from sandkeep.contracts.clock import Clock
 from sandkeep.domain.node import Fact, FactKind
 from sandkeep.engine.storage import writing
-from sandkeep.lib.files import write_durably
+from sandkeep.lib.files import NO_FILE, read_plain, set_aside, write_durably
+from sandkeep.telemetry.log import log
 
 _COMPACT_AFTER = 1000
+_GAP = 1_000_000
+"""Numbers left out when nobody knows how far they had come: a server waits for those above what it has seen."""
 _KEPT = 10_000
 """Without a server for long. What is lost then is news alone: server and node are compared when it is back."""
 
@@ -36,21 +39,37 @@ class Feed:
         self._fd = -1
 
     def open(self) -> None:
-        if self._path.exists():
-            for line in self._path.read_bytes().split(b"\n"):
-                try:
-                    data = json.loads(line)
-                except ValueError:
-                    continue  # empty, or the torn end of a crash
-                if "acknowledged" in data:
-                    self._acknowledged = data["acknowledged"]
-                    self._last = max(self._last, data["last"])
-                    continue
-                fact = Fact(**{**data, "kind": FactKind(data["kind"])})
-                self._facts.append(fact)
-                self._last = max(self._last, fact.seq)
+        damaged = 0
+        for line in filter(None, self._lines()):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                damaged += 1  # the torn end of a crash, or worse
+        if damaged > 1 or (damaged and not self._last):
+            log("feed.damaged", "error", lines=damaged)
+            self._last += _GAP
         self._facts = [fact for fact in self._facts if fact.seq > self._acknowledged]
         self._compact()
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return read_plain(self._path).split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
+            log("feed.damaged", "error", error=str(error), aside=set_aside(self._path).name)
+            self._last = _GAP
+            return []
+
+    def _take(self, data: dict[str, Any]) -> None:
+        if "acknowledged" in data:
+            self._acknowledged, self._last = int(data["acknowledged"]), max(self._last, int(data["last"]))
+            return
+        fact = Fact(**{**data, "kind": FactKind(data["kind"]), "seq": int(data["seq"])})
+        self._facts.append(fact)
+        self._last = max(self._last, fact.seq)
 
     def _compact(self) -> None:
         head = json.dumps({"acknowledged": self._acknowledged, "last": self._last}).encode() + b"\n"

@@ -21,7 +21,7 @@ from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts, hostname
 from sandkeep.engine.records import Generation, Record
 from sandkeep.engine.undo import Undos
-from sandkeep.lib.files import sync_files
+from sandkeep.lib.files import open_plain, sync_files
 from sandkeep.lib.together import together
 
 _PROBES = 4
@@ -198,6 +198,6 @@ async def _checksum_into(folder: Path, files: tuple[str, ...], into: dict[str, s
 
 
 def _checksum(path: Path) -> str:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with open(open_plain(path), "rb", buffering=0) as file:
         digest = hashlib.file_digest(file, "sha256")  # into one buffer: fresh ones for each piece take as long again
         return f"{os.fstat(file.fileno()).st_size}:{digest.hexdigest()}"

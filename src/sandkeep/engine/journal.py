@@ -15,7 +15,7 @@ from typing import Any
 
 from sandkeep.domain.ids import is_id
 from sandkeep.engine.storage import writing
-from sandkeep.lib.files import sync_folder
+from sandkeep.lib.files import NO_FILE, read_plain, set_aside, sync_folder
 from sandkeep.telemetry.log import log
 
 
@@ -73,8 +73,8 @@ class Journal:
         for path in sorted(self._folder.glob("*.journal")):
             try:
                 lines = _read(path)
-            except FileNotFoundError:
-                continue
+            except OSError:
+                continue  # ended meanwhile; recovery says what is no file
             if lines and "verb" in lines[0]:
                 steps = tuple(str(line["step"]) for line in lines[1:] if "step" in line)
                 found.append(Interrupted(path.stem, lines[0]["verb"], lines[0]["subject"], steps=steps))
@@ -84,8 +84,14 @@ class Journal:
         """What a crash left, oldest first. A torn last line is dropped; a torn first line means that nothing was done."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = []
-        for path in sorted(self._folder.glob("*.journal"), key=lambda p: p.stat().st_mtime_ns):
-            lines = list(_read(path))
+        for path in sorted(self._folder.glob("*.journal"), key=lambda p: p.lstat().st_mtime_ns):
+            try:
+                lines = _read(path)
+            except OSError as error:
+                if error.errno not in NO_FILE:
+                    raise
+                log("journal.torn", file=set_aside(path).name, error=str(error))
+                continue
             if not lines or "verb" not in lines[0] or not is_id(path.stem):
                 log("journal.torn", file=path.name)
                 path.unlink(missing_ok=True)
@@ -112,7 +118,7 @@ def _line(value: dict[str, Any]) -> bytes:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for raw in path.read_bytes().split(b"\n"):
+    for raw in read_plain(path).split(b"\n"):
         checksum, _, body = raw.partition(b" ")
         if len(checksum) != 8 or f"{zlib.crc32(body):08x}".encode() != checksum:
             break

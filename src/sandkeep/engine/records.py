@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -32,7 +33,15 @@ from sandkeep.domain.sandbox import (
 )
 from sandkeep.domain.snapshot import SnapshotKind
 from sandkeep.engine.storage import trouble, writing
-from sandkeep.lib.files import discard_unfinished, remove_durably, sync_folder, write_durably, write_json_durably
+from sandkeep.lib.files import (
+    NO_FILE,
+    discard_unfinished,
+    read_plain,
+    remove_durably,
+    sync_folder,
+    write_durably,
+    write_json_durably,
+)
 from sandkeep.telemetry.log import log
 
 _KEPT_OUTCOMES = 16
@@ -240,11 +249,11 @@ class Records:
             if not is_id(path.stem):
                 continue
             try:
-                yield path, _checked(json.loads(path.read_bytes()), kind)
+                yield path, _checked(json.loads(read_plain(path)), kind)
             except ValueError as error:
                 self._cannot_read(path, error)
             except OSError as error:
-                if error.errno != errno.EIO:
+                if error.errno not in {errno.EIO, *NO_FILE}:
                     raise
                 self._cannot_read(path, error)
 
@@ -259,7 +268,7 @@ class Records:
         for name in self.unreadable:
             for folder in self._folders:
                 path = folder / f"{name}.json"
-                if path.exists():
+                if os.path.lexists(path):
                     self._aside.mkdir(mode=0o700, exist_ok=True)
                     path.rename(self._aside / path.name)
                     sync_folder(folder)
@@ -274,8 +283,11 @@ class Records:
     def installation(self) -> str | None:
         """The control plane that this node serves."""
         try:
-            return self._installation.read_text().strip() or None
+            return read_plain(self._installation).decode().strip() or None
         except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:  # as of no other: whoever serves it now says so again
+            log("record.unreadable", "error", path=self._installation.name, error=repr(error))
             return None
 
     def save_installation(self, installation: str) -> None:

@@ -1,11 +1,16 @@
 """Durable files: what was written here survives a power cut when the call returns."""
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+NO_FILE = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO})
+"""What `open_plain` says of a folder, a link, a FIFO or a socket."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -75,6 +80,32 @@ def discard_unfinished(folder: Path) -> None:
     """Remove what a killed writer left in this folder beside the files that it meant. Only while nobody writes there."""
     for path in folder.glob(".*.new"):
         path.unlink(missing_ok=True)
+
+
+def open_plain(path: Path) -> int:
+    """A descriptor of a regular file, to read. Raises OSError, with one of NO_FILE for what else has its name: no link is
+    followed, and no FIFO waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return fd
+
+
+def read_plain(path: Path) -> bytes:
+    """As `open_plain`, its content."""
+    with open(open_plain(path), "rb") as file:
+        return file.read()
+
+
+def set_aside(path: Path) -> Path:
+    """What has this name and is not to be understood gets another, beside it, for people to look at."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.unreadable-{number}")):
+        number += 1
+    os.rename(path, aside)
+    sync_folder(path.parent)
+    return aside
 
 
 def remove_durably(path: Path) -> None:

@@ -42,6 +42,12 @@ async def by_digest(connection: AsyncConnection, digest: str) -> Key | None:
     return _key(row) if row else None
 
 
+async def active(connection: AsyncConnection) -> list[tuple[str, Key]]:
+    """(digest, key) of all that were not revoked."""
+    rows = await connection.execute(select(keys).where(keys.c.revoked_at.is_(None)))
+    return [(row.digest, _key(row)) for row in rows]
+
+
 async def page(connection: AsyncConnection, project_id: str) -> list[Key]:
     rows = await connection.execute(
         select(keys).where(keys.c.project_id == project_id).order_by(keys.c.created_at, keys.c.id)

@@ -15,6 +15,7 @@ from support.instance import Instance, until
 
 DAEMONS = {"runner": ("runner",), "server": ("server",), "both": ("server", "runner")}
 OF_MACHINE = ("machine", "gofer", "agent")
+_PATIENCE = 5.0
 VICTIMS = (*DAEMONS, "resolver", *OF_MACHINE)
 
 
@@ -58,10 +59,11 @@ class Machines:
         container = runsc_state.load(self._run / "runsc/state", name)
         if container:
             if victim == "agent":
-                done = subprocess.run(
-                    [str(self._runsc), f"--root={self._run}/runsc/state", "kill", name, "KILL"], capture_output=True
-                )
-                return done.returncode == 0
+                argv = [str(self._runsc), f"--root={self._run}/runsc/state", "kill", name, "KILL"]
+                try:  # a sentry that was just frozen does not answer
+                    return subprocess.run(argv, capture_output=True, timeout=_PATIENCE).returncode == 0
+                except subprocess.TimeoutExpired:
+                    return False
             return kill_hard(container.sentry if victim == "machine" else container.gofer)
         first = runc_state.init_pid(self._run / "runc/state", name)
         if victim == "agent":

@@ -55,7 +55,7 @@ def show(session: Session) -> None:
         ("version", view.version),
         ("memory", f"{size(has.memory_available)} of {size(has.memory_total)} free, {size(free_memory)} to promise"),
         ("pool", f"{size(has.pool_free)} of {size(has.pool_total)} free ({view.disk_driver})"),
-        *([] if metadata is None else [("pool's metadata", f"{size(metadata)} free")]),
+        *([] if metadata is None else [("metadata", f"{size(metadata)} free in the pool")]),
         ("addresses", f"{has.slots_free} of {has.slots_total} free"),
         ("processes", f"{has.processes_free} free"),
         ("records", f"{size(has.data_free)} free" + ("" if has.files_free is None else f", {has.files_free} inodes")),

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with a limit on the head of a request: neither many headers nor an endless one fill memory. What
 is no HTTP is refused as every other request is."""
 
+import asyncio
 import json
 from http import HTTPStatus
 
@@ -12,11 +13,37 @@ from sandkeep.edge.gate.problems import problem
 HEAD_LIMIT = 64 << 10
 
 
+HEAD_PATIENCE = 20.0
+"""Seconds for the first head of a connection; between two requests uvicorn closes what is idle."""
+MOST_SILENT = 2000
+"""Connections that have sent no whole head yet: above that, the oldest is closed."""
+_silent: "dict[LimitedHttpProtocol, asyncio.TimerHandle]" = {}
+
+
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """Counts the bytes that arrive until a head is complete."""
+    """Counts the bytes that arrive until a head is complete, and the time."""
 
     _head_bytes = 0
     _in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _silent[self] = self.loop.call_later(HEAD_PATIENCE, self._give_up)
+        if len(_silent) > MOST_SILENT:
+            next(iter(_silent))._give_up()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._was_heard()
+        super().connection_lost(exc)
+
+    def _was_heard(self) -> None:
+        timer = _silent.pop(self, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        self._was_heard()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -42,6 +69,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def on_headers_complete(self) -> None:
+        self._was_heard()
         self._in_head, self._head_bytes = False, 0
         super().on_headers_complete()
 

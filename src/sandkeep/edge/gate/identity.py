@@ -50,9 +50,9 @@ class Identity:
         return found
 
     async def _first_seen(self, secret: str, connection: HTTPConnection) -> Principal:
-        """A key that was not shown before. Who guesses is not listened to for a while; keys that are in use from the same
-        address, and one that is wrong over and over, are not affected, for these are remembered."""
-        if self._strangers is None:
+        """A key that this server does not know. Who guesses is not listened to for a while; the keys that there are, and one
+        that is wrong over and over, are not affected, for these are remembered."""
+        if self._strangers is None or self._keys.granted(secret):
             return await self._keys.prove(secret)
         source = _source(connection)
         if wait := self._strangers.wait(source, self._now()):
