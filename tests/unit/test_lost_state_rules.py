@@ -246,6 +246,25 @@ async def test_an_empty_database_leaves_all_alone_until_it_is_told(local: LocalP
     assert (await local.node.handshake()).installation != local.services.nodes.installation
 
 
+async def test_snapshots_that_the_copy_does_not_know_are_taken_over(local: LocalPlatform) -> None:
+    await create(local, name="one")
+    local.copy_database("copy.db")
+    url = "/v1/sandboxes/one/snapshots"
+    first = (await local.http.post(url, json={"name": "first", "tags": ["good"]})).json()
+    second = (await local.http.post(url, json={})).json()
+    async with local.server("copy.db"):
+
+        async def known() -> bool:
+            return len((await local.http.get(url)).json()["items"]) == 2
+
+        await until(known)
+        assert (await local.http.get(f"{url}/first")).json() == first
+        assert (await local.http.get(f"{url}/{second['id']}")).json()["parent"] == first["id"]
+        assert (await local.http.delete(f"{url}/first")).status_code == 204
+        assert (await local.http.post("/v1/sandboxes/one/rollback", json={"snapshot": second["id"]})).status_code == 200
+    assert (await local.node.fsck())["findings"] == []
+
+
 async def test_the_wrong_database_changes_nothing_on_either_side(local: LocalPlatform, tmp_path: Path) -> None:
     mine = await create(local, name="mine")
     async with platform(tmp_path / "other") as other:

@@ -8,7 +8,7 @@ import pytest
 
 from sandkeep.contracts.guest import Unsavable
 from sandkeep.control.allowance import Allowance, Quota
-from sandkeep.domain.errors import Internal, PauseFailed
+from sandkeep.domain.errors import Internal, NoCapacity, PauseFailed
 from sandkeep.domain.sandbox import RuntimeKind
 from sandkeep.lib.turns import Turns
 from sandkeep.testing.platform import LocalPlatform
@@ -515,6 +515,46 @@ async def test_who_guesses_keys_is_told_to_wait(local: LocalPlatform) -> None:
         await local.http.get("/v1/sandboxes", headers={"Authorization": f"Bearer sk_again_{number}"})
     for headers in ({}, {"Authorization": f"Bearer {unused}"}):
         assert (await local.http.get("/v1/sandboxes", headers=headers)).status_code == 200, "a key is not affected"
+
+
+@pytest.mark.parametrize("what", ["the pool is full", "the record cannot be written", "the node is away"])
+async def test_a_snapshot_is_made_or_nothing_of_it_is_left(
+    local: LocalPlatform, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    sandbox = await create(local, name="one")
+    url = "/v1/sandboxes/one/snapshots"
+
+    def full(_: object) -> None:
+        raise NoCapacity("the host's disk is full")
+
+    with monkeypatch.context() as patched:
+        match what:
+            case "the pool is full":
+                patched.setattr(local.disks, "full", True)
+            case "the record cannot be written":
+                patched.setattr(local.parts.records, "save_snapshot", full)
+            case _:
+                patched.setattr(local.runner, "node", None)
+        answer = await local.http.post(url, json={"name": "first"})
+        assert answer.status_code == (503 if what == "the node is away" else 507), answer.text
+
+    async def settled() -> bool:
+        await local.services.reconciler.compare(first=False)
+        row = await local.services.sandboxes.by_id(sandbox["id"])
+        return row is not None and row.operation is None
+
+    with anyio.fail_after(20):
+        while not await settled():
+            await anyio.sleep(0.05)
+    await local.services.reconciler.compare(first=False)
+    assert (await local.http.get(url)).json()["items"] == []
+    assert (await local.disks.contents()).generations == {}
+    assert (await local.http.post(url, json={"name": "first"})).status_code == 201, "the name is free again"
+    await local.http.delete("/v1/sandboxes/one")
+    await nothing_is_left(local)
+    with anyio.fail_after(10):
+        while local.parts.records.snapshots:
+            await anyio.sleep(0.02)
 
 
 async def test_a_burst_of_one_key_does_not_starve_another(local: LocalPlatform) -> None:

@@ -45,6 +45,9 @@ async def check(parts: Parts) -> dict[str, Any]:
     for generation in contents.generations.keys() - kept.keys():
         found("generation.unowned", generation, f"a moment of {contents.generations[generation]} without a record")
     for generation in kept.keys() - contents.generations.keys():
+        owner = records.get(kept[generation])
+        if owner and owner.phase is Phase.DELETED:
+            continue  # its records go last
         found("generation.missing", kept[generation], f"its paused state or snapshot {generation} is not in the pool")
     for template in parts.records.templates.keys() - contents.templates:
         found("template.missing", template, "the record has no disk in the pool")
