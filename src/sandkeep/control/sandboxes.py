@@ -150,8 +150,10 @@ class Sandboxes:
         try:
             async with self._turns.turn(caller):
                 operation = OperationRef(sandbox.operation, sandbox.epoch)
-                making = self._runner.fork(operation, node_view, origin) if origin else None
-                observed = await (making or self._runner.create(operation, node_view))
+                if origin:
+                    observed = await self._runner.fork(operation, node_view, origin)
+                else:
+                    observed = await self._runner.create(operation, node_view)
         except Unavailable:
             raise  # unknown whether it happened: the reconciler settles it when the node is back
         except SandkeepError as error:
