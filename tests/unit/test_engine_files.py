@@ -15,6 +15,7 @@ from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
 from sandkeep.engine.records import Generation, Record, Records
 from sandkeep.engine.slots import REST, Slots
+from sandkeep.lib.files import read_plain
 from support.clock import StillClock
 
 pytestmark = pytest.mark.anyio
@@ -101,6 +102,24 @@ def test_an_unreadable_record_is_set_aside_and_the_others_are_read(tmp_path: Pat
     assert set(again.sandboxes) == {good.id}
     assert again.unreadable == [bad.id]
     assert path.exists()
+
+
+def test_a_record_that_goes_while_it_is_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, going = record(), record()
+    records = Records(tmp_path)
+    records.load()
+    records.save(here)
+    records.save(going)
+
+    def read(path: Path) -> bytes:
+        if path.stem == going.id:
+            path.unlink()
+        return read_plain(path)
+
+    monkeypatch.setattr("sandkeep.engine.records.read_plain", read)
+    again = Records(tmp_path)
+    again.load()
+    assert (set(again.sandboxes), again.unreadable) == ({here.id}, [])
 
 
 @pytest.mark.parametrize("what", ["folder", "dangling link", "link loop", "FIFO"])

@@ -252,6 +252,8 @@ class Records:
                 yield path, _checked(json.loads(read_plain(path)), kind)
             except ValueError as error:
                 self._cannot_read(path, error)
+            except FileNotFoundError:
+                continue  # fsck reads beside a runner that removes what was deleted
             except OSError as error:
                 if error.errno not in {errno.EIO, *NO_FILE}:
                     raise
