@@ -1,7 +1,7 @@
 """Machines without the platform: the very same OCI configuration, flags and kind of disk and network as the drivers',
 but plain processes of the runtimes' own command lines, as somebody with a terminal would run them.
 
-What the issue's table does not count as bare (network, bundle, control group of a create) is made before the clock runs.
+What the goals do not count as bare (network, bundle, control group of a create) is made before the clock runs.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -125,6 +125,7 @@ class Machine:
     bare: Bare
     plan: MachinePlan
     group: Group
+    kept: list[Path] = field(default_factory=list)
 
     # -- before the clock runs
 
@@ -159,8 +160,9 @@ class Machine:
 
     # -- the primitives
 
-    def clone(self) -> None:
-        ioctl.snapshot(self.bare.template, self.bare.disks, self.plan.root.name, group=None, readonly=False)
+    def clone(self, source: Path | None = None) -> None:
+        """Its disk, from the template or another machine's."""
+        ioctl.snapshot(source or self.bare.template, self.bare.disks, self.plan.root.name, group=None, readonly=False)
 
     def start(self) -> None:
         """`run --detach`."""
@@ -186,6 +188,13 @@ class Machine:
         self._command("delete", "--force", self.plan.id)
         for thread in dying:
             thread.join()
+
+    def keep(self) -> None:
+        """A read-only snapshot of its disk that survives a power cut."""
+        name = f"{self.plan.root.name}-kept-{len(self.kept)}"
+        ioctl.snapshot(self.plan.root, self.bare.disks, name, group=None, readonly=True)
+        self.kept.append(self.bare.disks / name)
+        ioctl.sync(self.bare.disks)
 
     def destroy_disk(self) -> None:
         _destroy(self.plan.root)
@@ -266,6 +275,8 @@ class Machine:
         (runsc_state if self.bare.gvisor else runc_state).forget(self.bare.state, self.plan.id)
         self._await(self.bare.networks.detach(network.sandbox_id, network.slot))
         self.destroy_disk()
+        for kept in self.kept:
+            _destroy(kept)
         self.drop_saved()
         shutil.rmtree(self.bundle)
         self.bare.forget(self)

@@ -38,6 +38,8 @@ class Row:
 _MS = Unit.MS
 _RUN = "disk clone, run, exec true"
 _PAUSE = "quiesce, checkpoint, fsync, checksum, snapshot, kill"
+_KEEP = "subvolume snapshot, sync"
+_BACK = "the same, delete --force, run, exec true"
 _RESUME = "checksum, group, restore, exec by agent"
 
 ROWS: tuple[Row, ...] = (
@@ -58,6 +60,11 @@ ROWS: tuple[Row, ...] = (
     Row("read", "100 MB out", Unit.RATE, "same client, straight to the agent", Goal(150, 0.6), Goal(300, 0.6)),
     Row("copy", "100 MB copied on the host's pool", Unit.RATE, "", Goal(), Goal()),
     Row("burst", "20 creates at once, all with first exec", _MS, "20 x the same at once", Goal(3200), Goal(1000)),
+    Row("snapshot", "disk snapshot of 10,000 files, running", _MS, _KEEP, Goal(40), Goal(40)),
+    Row("snapshot-20", "the same, 20 MB dirty", _MS, _KEEP, Goal(120), Goal(120)),
+    Row("fork-1", "fork of it, to first exec", _MS, _RUN, Goal(260), Goal(90)),
+    Row("fork-10", "10 forks of it at once, all with first exec", _MS, "10 x the same at once", Goal(2000), Goal(700)),
+    Row("rollback", "rollback, the moment before kept, to first exec", _MS, _BACK, Goal(260), Goal(90)),
     Row("idle-memory", "idle: fall of MemAvailable, each", Unit.SIZE, "bare machines", Goal(18), Goal(10)),
     Row("idle-cpu", "100 idle: CPU in all", Unit.CORE, "bare machines", Goal(6), Goal(3)),
     Row("server", "server, resident with 100 sandboxes", Unit.SIZE, "", Goal(130), Goal(130)),

@@ -55,6 +55,35 @@ class Bench:
 
         return measured
 
+    def alternate(
+        self,
+        key: str,
+        ours: Callable[[], object],
+        bare: Callable[[], object],
+        *,
+        before_ours: Callable[[], object] | None = None,
+        before_bare: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
+        share: int = 1,
+    ) -> None:
+        """Rounds of both, in turns; what comes before and after is not measured. share: so many times fewer rounds."""
+
+        def side(before: Callable[[], object] | None, measured: Callable[[], None]) -> Callable[[], None]:
+            def act() -> None:
+                if before:
+                    before()
+                measured()
+                if after:
+                    after()
+
+            return act
+
+        alternating(
+            max(2, self.rounds // share),
+            side(before_ours, self.ours(key, ours)),
+            side(before_bare, self.bared(key, bare)),
+        )
+
 
 def create_and_delete(bench: Bench) -> None:
     """Each round makes one sandbox and one bare machine, and takes them away."""

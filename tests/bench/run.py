@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import hibernation, lifecycle, throughput
+from bench import hibernation, lifecycle, throughput, timetravel
 from bench.bare import Bare
 from bench.goals import ROWS
 from bench.idle import idle
@@ -32,6 +32,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "stop": ("stop", "start"),
     "files": ("write", "read", "copy"),
     "burst": ("burst",),
+    "time": ("snapshot", "snapshot-20", "fork-1", "fork-10", "rollback"),
     "idle": ("idle-memory", "idle-cpu", "server", "runner"),
 }
 """What is measured together, and the rows that come of it."""
@@ -78,6 +79,7 @@ def _measures(bench: Bench, instance: Instance, count: int) -> dict[str, Callabl
         "stop": lambda: lifecycle.stop_and_start(bench),
         "files": lambda: throughput.files(bench, instance),
         "burst": lambda: lifecycle.burst(bench),
+        "time": lambda: timetravel.time_travel(bench),
         "idle": lambda: idle(bench, instance, count),
     }
 
