@@ -1,12 +1,14 @@
 """Forks: new sandboxes that go on from a snapshot of another, each under an identity of its own."""
 
 import hashlib
+from dataclasses import replace
 
 import anyio
 
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
+from sandkeep.control.templates import BUILD_LABEL
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.names import check_name
@@ -39,6 +41,8 @@ class Forks:
             for one in names:
                 check_name(one or "")
         source = await self._sandboxes.get(project_id, reference)
+        labels = {name: value for name, value in source.spec.labels.items() if name != BUILD_LABEL}
+        spec = replace(source.spec, labels=labels)
         once = key and f"fork/{hashlib.sha256(key.encode()).hexdigest()}"
         if snapshot is None:
             origin = await self._snapshots.create(project_id, source.id, reason="for a fork", key=once)
@@ -51,7 +55,7 @@ class Forks:
         async def one_of_them(number: int, name: str | None) -> None:
             try:
                 sandbox, new = await self._sandboxes.create(
-                    project_id, name, source.spec, once and f"{once}/{number}", caller, origin=origin.id
+                    project_id, name, spec, once and f"{once}/{number}", caller, origin=origin.id
                 )
                 if new:
                     fresh.append(sandbox)

@@ -163,7 +163,7 @@ class Sandboxes:
 
     async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str, origin: str | None) -> Sandbox:
         """A retry of a create that a crash interrupted: the same operation again, with the same outcome."""
-        async with self._held(sandbox.project_id, sandbox.id):
+        async with self.held(sandbox.project_id, sandbox.id):
             current = await self.get(sandbox.project_id, sandbox.id)
             if current.status.phase not in (Phase.NEW, Phase.STARTING):
                 return current
@@ -290,7 +290,7 @@ class Sandboxes:
 
     async def update(self, project_id: str, reference: str, changes: Changes) -> Sandbox:
         """Limits take effect on the running machine; a changed lifetime counts from now."""
-        async with self._held(project_id, reference) as sandbox_id:
+        async with self.held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
                 refuse_deleted(sandbox)  # a newer epoch than the delete's would hold that up
@@ -393,7 +393,7 @@ class Sandboxes:
                 hint=f"{what_wakes(sandbox)}, or leave out --no-resume (over HTTP: no_resume)",
                 phase=sandbox.status.phase,
             )
-        async with self._held(sandbox.project_id, sandbox.id):  # whatever is under way ends first
+        async with self.held(sandbox.project_id, sandbox.id):  # whatever is under way ends first
             sandbox = await self.get(sandbox.project_id, sandbox.id)
         refuse_deleted(sandbox)
         if sandbox.status.phase in TRANSITIONAL:
@@ -431,7 +431,7 @@ class Sandboxes:
     # -- the frame around every change
 
     @asynccontextmanager
-    async def _held(self, project_id: str, reference: str) -> AsyncIterator[str]:
+    async def held(self, project_id: str, reference: str) -> AsyncIterator[str]:
         """Its turn to be changed, by id. An id is taken as it is: whether there is such a sandbox, and whether it is the
         caller's, is seen under the lock, in the transaction that changes it."""
         sandbox_id = reference if is_id(reference, IdKind.SANDBOX) else (await self.get(project_id, reference)).id
@@ -458,7 +458,7 @@ class Sandboxes:
         reason: str = "",
     ) -> Sandbox:
         """`by_hand`: its owner asked, so that a restart that was planned is called off. `reason`: added to the node's."""
-        async with self._held(project_id, reference) as sandbox_id:
+        async with self.held(project_id, reference) as sandbox_id:
             async with self._events.change() as ledger:
                 sandbox = await _find(ledger, project_id, sandbox_id)
                 refuse_deleted(sandbox)
@@ -544,7 +544,7 @@ class Sandboxes:
         return settled
 
     async def _call_off(self, project_id: str, reference: str) -> None:
-        async with self._held(project_id, reference) as sandbox_id, self._events.change() as ledger:
+        async with self.held(project_id, reference) as sandbox_id, self._events.change() as ledger:
             await self._without_plan(ledger, await _find(ledger, project_id, sandbox_id))
 
     async def _without_plan(self, ledger: Ledger, sandbox: Sandbox) -> Sandbox:

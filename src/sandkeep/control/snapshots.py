@@ -103,8 +103,12 @@ class Snapshots:
                 intent, operation = await self._intend(ledger, sandbox)
             try:
                 made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot))
-            except (NotFound, Unavailable):
-                raise  # deleted meanwhile, or the node is away: then it is settled when that is back
+            except Unavailable:
+                raise  # the node is away: it is settled when that is back
+            except NotFound:
+                if await self._runner.show(sandbox.id) is None:
+                    await self._give_up(snapshot, "the node has no record of the sandbox", intent)
+                raise
             except SandkeepError as error:
                 await self._give_up(snapshot, error.message, intent)
                 raise
@@ -174,11 +178,9 @@ class Snapshots:
     @asynccontextmanager
     async def _turn(self, project_id: str, reference: str) -> AsyncIterator[Sandbox]:
         """The sandbox, settled, while nobody else changes it."""
-        found = await self._sandboxes.get(project_id, reference)
-        async with self._sandboxes.turn(found.id):
-            sandbox = await self._sandboxes.by_id(found.id)
+        async with self._sandboxes.held(project_id, reference) as sandbox_id:
+            sandbox = await self._sandboxes.get(project_id, sandbox_id)
             refuse_deleted(sandbox)
-            assert sandbox is not None
             if sandbox.status.phase in TRANSITIONAL or sandbox.status.phase is Phase.NEW:
                 raise Busy(f"it is {sandbox.status.phase}", hint="try again in a moment", retry_after=1)
             yield sandbox
