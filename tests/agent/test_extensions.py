@@ -137,6 +137,7 @@ def test_dropped_is_counted(agent):
     assert len(output) == 1 << 20 and others[-1]["end"]["signal"] == 9
 
 
+@pytest.mark.long
 def test_slow_reader_holds_the_process_back(agent):
     script = "i=0; while [ $i -lt 400 ]; do head -c 65536 /dev/zero; i=$((i+1)); done; touch /tmp/agent-test-flooded"
     agent.exec("rm -f /tmp/agent-test-flooded")

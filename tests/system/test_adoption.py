@@ -251,7 +251,11 @@ def trials(client: Client, instance: Instance, runtime: str, verb: str, count: i
 
 
 @pytest.mark.parametrize(
-    ("runtime", "verb"), [*(("gvisor", verb) for verb in VERBS), ("runc", "create"), ("runc", "stop")]
+    ("runtime", "verb"),
+    [
+        pytest.param(runtime, verb, marks=[] if (runtime, verb) == ("gvisor", "resume") else [pytest.mark.long])
+        for runtime, verb in [*(("gvisor", verb) for verb in VERBS), ("runc", "create"), ("runc", "stop")]
+    ],
 )
 def test_a_kill_in_the_middle_loses_nothing(client: Client, instance: Instance, runtime: str, verb: str) -> None:
     trials(client, instance, runtime, verb, 1)

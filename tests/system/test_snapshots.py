@@ -71,6 +71,7 @@ def test_back_in_time_and_forth_again(client: Client, instance: Instance, runtim
     assert instance.fsck() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["stopped", "paused in memory", "paused on disk"])
 def test_from_every_settled_phase(client: Client, instance: Instance, runtime: str, how: str) -> None:
     if how == "paused on disk" and runtime != "gvisor":
@@ -145,6 +146,7 @@ def test_a_fork_that_cannot_be_another_is_none(client: Client, instance: Instanc
     assert instance.fsck() == []
 
 
+@pytest.mark.long
 def test_what_was_fsynced_before_is_in_it(client: Client, runtime: str) -> None:
     sandbox = box(client, runtime)
     writer = sandbox.start_process(["python3", "-c", WRITER])
@@ -162,6 +164,7 @@ def test_what_was_fsynced_before_is_in_it(client: Client, runtime: str) -> None:
     assert len(lines) >= acknowledged
 
 
+@pytest.mark.long
 def test_deleting_one_leaves_the_others_whole(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime)
     for number in range(4):
