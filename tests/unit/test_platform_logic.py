@@ -9,7 +9,7 @@ import pytest
 from sandkeep.contracts.guest import Unsavable
 from sandkeep.control.allowance import Allowance, Quota
 from sandkeep.domain.errors import Internal, NoCapacity, PauseFailed
-from sandkeep.domain.sandbox import RuntimeKind
+from sandkeep.domain.sandbox import Phase, RuntimeKind
 from sandkeep.lib.turns import Turns
 from sandkeep.testing.platform import LocalPlatform
 
@@ -461,6 +461,31 @@ async def test_a_change_does_not_overtake_a_delete(local: LocalPlatform) -> None
         while (await local.http.get(url)).status_code != 404:
             await anyio.sleep(0.05)
     await nothing_is_left(local)
+
+
+@pytest.mark.parametrize("how", ["deleting", "gone"])
+async def test_a_create_that_is_repeated_while_its_first_try_is_given_up_is_not_acknowledged(
+    local: LocalPlatform, how: str
+) -> None:
+    sandbox = await create(local, name="one")
+    row = await local.services.sandboxes.by_id(sandbox["id"])
+    assert row is not None
+    await local.write_row(replace(row, status=replace(row.status, phase=Phase.STARTING)))
+    answers = []
+
+    async def repeat() -> None:
+        answers.append(await local.http.post("/v1/sandboxes", json={"name": "one"}))
+
+    async with anyio.create_task_group() as tasks:
+        async with local.services.sandboxes.turn(sandbox["id"]):
+            tasks.start_soon(repeat)
+            await anyio.wait_all_tasks_blocked()
+            if how == "deleting":
+                await local.write_row(replace(row, status=replace(row.status, phase=Phase.DELETING)))
+            else:
+                await local.services.sandboxes.forget(row, "given up")
+    assert (answers[0].status_code, answers[0].json()["code"]) == (409, "busy")
+    assert int(answers[0].headers["retry-after"]) > 0
 
 
 async def test_a_project_has_no_more_sandboxes_than_it_may(local: LocalPlatform) -> None:

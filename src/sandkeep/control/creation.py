@@ -50,7 +50,7 @@ async def intend(
             made = await store.get(transaction, project_id, before[1])
             if made is None:
                 raise NotFound("what this Idempotency-Key made was deleted", hint="use a fresh key")
-            _check_stays(made)
+            check_stays(made)
             return made, False
     template = await template_store.get(transaction, project_id, spec.template)
     if template is None or template.phase is not TemplatePhase.READY:
@@ -64,7 +64,7 @@ async def intend(
     if name is not None:
         existing = await store.get(transaction, project_id, name)
         if existing is not None:
-            _check_stays(existing)
+            check_stays(existing)
             if fork:
                 raise AlreadyExists(
                     f"a sandbox named {name} exists",
@@ -101,7 +101,7 @@ async def intend(
     return sandbox, True
 
 
-def _check_stays(existing: Sandbox) -> None:
+def check_stays(existing: Sandbox) -> None:
     """Raises Busy when a create meets one that is about to be gone."""
     if existing.status.phase is Phase.DELETING:
         raise Busy("it is being deleted", hint="try again in a moment", retry_after=1)

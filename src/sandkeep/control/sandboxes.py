@@ -18,7 +18,7 @@ from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
 from sandkeep.control.allowance import Quota
 from sandkeep.control.changes import Changes, changed, check_pause, refuse_deleted
-from sandkeep.control.creation import check_supported, intend
+from sandkeep.control.creation import check_stays, check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
 from sandkeep.control.locks import Locks
@@ -164,7 +164,10 @@ class Sandboxes:
     async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str, origin: str | None) -> Sandbox:
         """A retry of a create that a crash interrupted: the same operation again, with the same outcome."""
         async with self.held(sandbox.project_id, sandbox.id):
-            current = await self.get(sandbox.project_id, sandbox.id)
+            current = await self.by_id(sandbox.id) or replace(
+                sandbox, status=replace(sandbox.status, phase=Phase.DELETING)
+            )
+            check_stays(current)  # the reconciler may have taken it for given up
             if current.status.phase not in (Phase.NEW, Phase.STARTING):
                 return current
             return await self._create_on_node(current, caller, origin)
