@@ -125,6 +125,7 @@ async def test_restore_brings_back_the_moment_under_the_same_path(on: Bench) -> 
     (root / "state").write_text("now")
     (root / "new").write_text("made later")
     for _ in range(3):
+        await on.disks.check_generation(sandbox, generation)
         assert await on.disks.restore(sandbox, generation) == root
         assert (root / "state").read_text() == "then"
         assert not (root / "new").exists()
@@ -236,6 +237,7 @@ async def test_unknown_sources_are_not_found(on: Bench) -> None:
         on.disks.template_from_disk(template, sandbox, generation),
         on.disks.snapshot(nobody, generation),
         on.disks.restore(sandbox, generation),
+        on.disks.check_generation(sandbox, generation),
         on.disks.fork(nobody, sandbox, generation, MB),
         on.disks.fork(nobody, new_id(IdKind.SANDBOX), generation, MB),
         on.disks.make_memory_folder(nobody, generation),

@@ -542,6 +542,71 @@ async def test_who_guesses_keys_is_told_to_wait(local: LocalPlatform) -> None:
         assert (await local.http.get("/v1/sandboxes", headers=headers)).status_code == 200, "a key is not affected"
 
 
+async def test_a_rollback_that_cannot_be_done_touches_nothing(local: LocalPlatform) -> None:
+    sandbox = await create(local, name="one")
+    url = "/v1/sandboxes/one"
+    made = (await local.http.post(f"{url}/snapshots", json={"name": "first"})).json()
+    generation = local.parts.records.snapshots[made["id"]].generation.id
+    await local.disks.drop_generation(sandbox["id"], generation)
+    machines = set(local.kernels[RuntimeKind.GVISOR].machines)
+    answer = await local.http.post(f"{url}/rollback", json={"snapshot": "first", "keep_before": False})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert set(local.kernels[RuntimeKind.GVISOR].machines) == machines
+    assert (await show(local, sandbox))["phase"] == "running"
+    brief = await create(local, persistence="ephemeral")
+    await local.http.post(f"/v1/sandboxes/{brief['id']}/snapshots", json={"name": "first"})
+    answer = await local.http.post(f"/v1/sandboxes/{brief['id']}/rollback", json={"snapshot": "first"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "unsupported")
+    assert (await show(local, brief))["phase"] == "running"
+
+
+async def test_a_rollback_needs_no_room_that_it_gives_up(local: LocalPlatform) -> None:
+    """The host's memory is promised to the last byte, and it still goes back."""
+    total = 4 * local.host.memory_total
+    sandbox = await create(local, name="one", memory=total)
+    await local.http.post("/v1/sandboxes/one/snapshots", json={"name": "first"})
+    answer = await local.http.post("/v1/sandboxes/one/rollback", json={"snapshot": "first"})
+    assert (answer.status_code, answer.json()["phase"]) == (200, "running"), answer.text
+    assert (await show(local, sandbox))["phase"] == "running"
+
+
+async def test_the_key_of_a_fork_is_for_one_request(local: LocalPlatform) -> None:
+    await create(local, name="one")
+    for name in ("first", "second"):
+        await local.http.post("/v1/sandboxes/one/snapshots", json={"name": name})
+    key = {"Idempotency-Key": "once"}
+
+    async def fork(**body: Any) -> Any:
+        return await local.http.post("/v1/sandboxes/one/fork", json=body, headers=key)
+
+    made = (await fork(snapshot="first", count=2)).json()["items"]
+    await local.http.patch("/v1/sandboxes/one", json={"labels": {"changed": "since"}})
+    again = (await fork(snapshot="first", count=2)).json()["items"]
+    assert [one["id"] for one in again] == [one["id"] for one in made]
+    for other in (
+        {"snapshot": "second", "count": 2},
+        {"snapshot": "first", "count": 1},
+        {"snapshot": "first", "count": 3},
+    ):
+        assert (await fork(**other)).status_code == 409
+    events = (await local.http.get("/v1/sandboxes/one/events")).json()["items"]
+    assert sum(event["kind"] == "sandbox.forked" for event in events) == 1
+    assert len((await local.http.get("/v1/sandboxes")).json()["items"]) == 3
+
+
+async def test_a_snapshot_that_the_node_has_lost_is_listed_no_more(local: LocalPlatform) -> None:
+    await create(local, name="one")
+    url = "/v1/sandboxes/one/snapshots"
+    first = (await local.http.post(url, json={"name": "first"})).json()
+    await local.http.post(url, json={"name": "second"})
+    local.parts.records.remove_snapshot(first["id"])
+    await local.services.reconciler.compare(first=False)
+    (second,) = (await local.http.get(url)).json()["items"]
+    assert (second["name"], second["parent"]) == ("second", None)
+    kinds = [event["kind"] for event in (await local.http.get("/v1/sandboxes/one/events")).json()["items"]]
+    assert kinds[-1] == "snapshot.lost"
+
+
 @pytest.mark.parametrize("what", ["the pool is full", "the record cannot be written", "the node is away"])
 async def test_a_snapshot_is_made_or_nothing_of_it_is_left(
     local: LocalPlatform, monkeypatch: pytest.MonkeyPatch, what: str

@@ -11,7 +11,7 @@ import (
 
 const (
 	keygen         = "/usr/bin/ssh-keygen"
-	keygenPatience = 20 * time.Second
+	keygenPatience = 7 * time.Second // the host waits 10 for the answer to /init
 )
 
 // makeHostKeys has the sandbox's own ssh-keygen make those that are missing.

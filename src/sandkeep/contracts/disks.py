@@ -132,6 +132,10 @@ class Disks(Protocol):
         held before is gone; the generation stays. No process may still use the disk."""
         ...
 
+    async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
+        """Raises NotFound when `restore` would."""
+        ...
+
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None: ...
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:

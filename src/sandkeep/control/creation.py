@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from sandkeep.control.allowance import Quota
 from sandkeep.control.events import Ledger
@@ -14,6 +14,14 @@ from sandkeep.domain.template import TemplatePhase
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
 from sandkeep.store import templates as template_store
+
+
+@dataclass(frozen=True)
+class Fork:
+    """origin: the snapshot; request: what was asked for, as text, which a retry with the same idempotency key repeats."""
+
+    origin: str
+    request: str
 
 
 def check_supported(spec: Spec) -> None:
@@ -34,13 +42,13 @@ async def intend(
     spec: Spec,
     key: str | None,
     quota: Quota,
-    *,
-    fork: bool,
+    fork: Fork | None,
 ) -> tuple[Sandbox, bool]:
     """The sandbox that is to be made, or the one that is there already (False), which counts for no quota. `key`: the
-    idempotency key; `fork`: only that finds one that is there, a name does not. Raises NotFound,
-    AlreadyExists, Busy, Conflict, QuotaExceeded."""
-    fingerprint = hashlib.sha256(json.dumps([name, asdict(spec)], sort_keys=True).encode()).hexdigest()
+    idempotency key; of a fork, only that finds one that is there, a name does not. Raises NotFound, AlreadyExists, Busy,
+    Conflict, QuotaExceeded."""
+    asked = fork.request if fork else json.dumps([name, asdict(spec)], sort_keys=True)
+    fingerprint = hashlib.sha256(asked.encode()).hexdigest()
     transaction = ledger.transaction
     if key is not None:
         before = await idempotency_store.get(transaction, project_id, key)
@@ -93,6 +101,7 @@ async def intend(
         updated_at=now,
         expires_at=lifetime.ends(now),
         operation=new_id(IdKind.OPERATION),
+        origin=fork.origin if fork else None,
     )
     await store.add(transaction, sandbox)
     if key is not None:

@@ -1,10 +1,13 @@
 """Forks: new sandboxes that go on from a snapshot of another, each under an identity of its own."""
 
 import hashlib
+import json
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
 
+from sandkeep.control.creation import Fork
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
@@ -13,6 +16,7 @@ from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.names import check_name
 from sandkeep.domain.sandbox import Sandbox
+from sandkeep.domain.snapshot import Snapshot
 
 
 class Forks:
@@ -53,9 +57,10 @@ class Forks:
         errors: list[SandkeepError] = []
 
         async def one_of_them(number: int, name: str | None) -> None:
+            fork = Fork(origin.id, json.dumps([source.id, snapshot, count, number, name]))
             try:
                 sandbox, new = await self._sandboxes.create(
-                    project_id, name, spec, once and f"{once}/{number}", caller, origin=origin.id
+                    project_id, name, spec, once and f"{once}/{number}", caller, fork=fork
                 )
                 if new:
                     fresh.append(sandbox)
@@ -67,17 +72,30 @@ class Forks:
             for number, each in enumerate(names):
                 tasks.start_soon(one_of_them, number, each)
         if errors:
-            for sandbox in fresh:
-                await self._sandboxes.delete(project_id, sandbox.id, reason="another fork of the same request failed")
+            await self._take_back(fresh, origin if snapshot is None and not once else None)
             raise errors[0]
         forks = [made[number] for number in sorted(made)]
+        if fresh:
+            await self._tell(source, origin, forks)
+        return forks
+
+    async def _take_back(self, fresh: list[Sandbox], snapshot: Snapshot | None) -> None:
+        """A node that is away deletes them when it is back."""
+        for sandbox in fresh:
+            with suppress(SandkeepError):
+                reason = "another fork of the same request failed"
+                await self._sandboxes.delete(sandbox.project_id, sandbox.id, reason=reason)
+        if snapshot:
+            with suppress(SandkeepError):
+                await self._snapshots.delete(snapshot.project_id, snapshot.sandbox_id, snapshot.id)
+
+    async def _tell(self, source: Sandbox, origin: Snapshot, forks: list[Sandbox]) -> None:
         async with self._events.change() as ledger:
             await ledger.tell(
                 EventKind.SANDBOX_FORKED,
-                project_id,
+                source.project_id,
                 source.id,
                 f"from {origin.name or origin.id}",
                 snapshot=origin.id,
                 forks=[sandbox.id for sandbox in forks],
             )
-        return forks

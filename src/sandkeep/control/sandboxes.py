@@ -18,7 +18,7 @@ from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
 from sandkeep.control.allowance import Quota
 from sandkeep.control.changes import Changes, changed, check_pause, refuse_deleted
-from sandkeep.control.creation import check_stays, check_supported, intend
+from sandkeep.control.creation import Fork, check_stays, check_supported, intend
 from sandkeep.control.endpoints import Endpoints, Reached
 from sandkeep.control.events import Events, Ledger
 from sandkeep.control.locks import Locks
@@ -123,10 +123,10 @@ class Sandboxes:
         idempotency_key: str | None,
         caller: str,
         *,
-        origin: str | None = None,
+        fork: Fork | None = None,
     ) -> tuple[Sandbox, bool]:
         """`spec.template` is the name asked for. With a name: get-or-create. True: it was made by this call. `caller`:
-        the key that asks; the callers take turns. `origin`: the snapshot that its disk is a copy of."""
+        the key that asks; the callers take turns. `fork`: its disk is a copy of a snapshot."""
         if name is not None:
             check_name(name)
         spec.check()
@@ -134,24 +134,22 @@ class Sandboxes:
         async with self._locks.creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
             async with self._events.change() as ledger:
                 now = self._clock.now()
-                sandbox, fresh = await intend(
-                    ledger, now, project_id, name, spec, idempotency_key, self._quota, fork=origin is not None
-                )
+                sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._quota, fork)
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
-                    return await self._settle_interrupted_create(sandbox, caller, origin), False
+                    return await self._settle_interrupted_create(sandbox, caller), False
                 return sandbox, False
             async with self._locks[sandbox.id]:  # so that others wait for it, and the reconciler leaves it alone
-                return await self._create_on_node(sandbox, caller, origin), True
+                return await self._create_on_node(sandbox, caller), True
 
-    async def _create_on_node(self, sandbox: Sandbox, caller: str, origin: str | None) -> Sandbox:
+    async def _create_on_node(self, sandbox: Sandbox, caller: str) -> Sandbox:
         assert sandbox.operation is not None
         node_view = SandboxOnNode(sandbox.id, sandbox.project_id, sandbox.spec, sandbox.name, sandbox.created_at)
         try:
             async with self._turns.turn(caller):
                 operation = OperationRef(sandbox.operation, sandbox.epoch)
-                if origin:
-                    observed = await self._runner.fork(operation, node_view, origin)
+                if sandbox.origin:
+                    observed = await self._runner.fork(operation, node_view, sandbox.origin)
                 else:
                     observed = await self._runner.create(operation, node_view)
         except Unavailable:
@@ -161,7 +159,7 @@ class Sandboxes:
             raise
         return await self.settle(sandbox, observed, EventKind.SANDBOX_STARTED)
 
-    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str, origin: str | None) -> Sandbox:
+    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str) -> Sandbox:
         """A retry of a create that a crash interrupted: the same operation again, with the same outcome."""
         async with self.held(sandbox.project_id, sandbox.id):
             current = await self.by_id(sandbox.id) or replace(
@@ -170,7 +168,7 @@ class Sandboxes:
             check_stays(current)  # the reconciler may have taken it for given up
             if current.status.phase not in (Phase.NEW, Phase.STARTING):
                 return current
-            return await self._create_on_node(current, caller, origin)
+            return await self._create_on_node(current, caller)
 
     async def _forget(self, sandbox: Sandbox, reason: str) -> None:
         async with self._events.change() as ledger:
@@ -478,9 +476,10 @@ class Sandboxes:
                 observed = await act(sandbox, operation)
             except Unavailable:
                 raise  # the node is away: whoever settles it then writes the status
-            except NotFound:
+            except NotFound as error:
                 await self._refuse_lost(intent)
-                raise  # deleted meanwhile: whoever does that writes the status
+                await self._failed(intent, error)
+                raise
             except SandkeepError as error:
                 await self._failed(intent, error)
                 raise

@@ -22,12 +22,14 @@ from sandkeep.domain.errors import (
     QuotaExceeded,
     SandkeepError,
     Unavailable,
+    Unsupported,
 )
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import Observed, OperationRef, SnapshotOnNode
-from sandkeep.domain.sandbox import TRANSITIONAL, Phase, Sandbox
+from sandkeep.domain.sandbox import TRANSITIONAL, Persistence, Phase, Sandbox
 from sandkeep.domain.snapshot import Snapshot, SnapshotKind, SnapshotPhase, check
+from sandkeep.domain.why import is_lost
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as sandbox_store
 from sandkeep.store import snapshots as store
@@ -152,6 +154,13 @@ class Snapshots:
     async def rollback(self, project_id: str, reference: str, snapshot: str, *, keep_before: bool) -> Sandbox:
         """In place, under the same identity: running again when it ran, else stopped."""
         target = await self.get(project_id, reference, snapshot)
+        sandbox = await self._sandboxes.get(project_id, target.sandbox_id)
+        if sandbox.spec.persistence is Persistence.EPHEMERAL:
+            raise Unsupported(
+                "a rollback ends the machine, and with it an ephemeral sandbox would be gone",
+                hint=f"make another from that moment: sandkeep fork {sandbox.name or sandbox.id}@{target.name or target.id}",
+                field="persistence",
+            )
         called = target.name or target.id
         if keep_before:
             await self.create(project_id, target.sandbox_id, reason=f"before the rollback to {called}")
@@ -246,6 +255,8 @@ class Snapshots:
             try:
                 if row.phase is SnapshotPhase.MAKING and row.id in on_node:
                     await self._settle(row, on_node[row.id])
+                elif row.phase is SnapshotPhase.READY and row.id not in on_node and paired and not is_lost(sandbox):
+                    await self._lost(row)
                 elif row.phase is SnapshotPhase.MAKING and paired:
                     await self._give_up(row, "it was interrupted")
                 elif row.phase is SnapshotPhase.DELETING and paired:
@@ -259,6 +270,21 @@ class Snapshots:
             sandbox = sandboxes.get(found.sandbox_id)
             if found.id not in rows and sandbox and not sandbox.operation and not self._sandboxes.busy(sandbox.id):
                 await self._take_over(sandbox, found)
+
+    async def _lost(self, row: Snapshot) -> None:
+        """Its record on the node is gone, and what it held is in quarantine, or was deleted since the database's copy."""
+        log("snapshot.lost", "error", sandbox=row.sandbox_id, snapshot=row.id)
+        async with self._events.change() as ledger:
+            await store.give_children_away(ledger.transaction, row)
+            if await store.remove(ledger.transaction, row.id):
+                await ledger.tell(
+                    EventKind.SNAPSHOT_LOST,
+                    row.project_id,
+                    row.sandbox_id,
+                    "the node has no record of it; what it held may be in quarantine",
+                    snapshot=row.id,
+                    name=row.name,
+                )
 
     async def _take_over(self, sandbox: Sandbox, found: SnapshotOnNode) -> None:
         async with self._events.change() as ledger:

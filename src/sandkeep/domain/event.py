@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     SANDBOX_ADOPTED = "sandbox.adopted"
     SNAPSHOT_CREATED = "snapshot.created"
     SNAPSHOT_FAILED = "snapshot.failed"
+    SNAPSHOT_LOST = "snapshot.lost"
     SNAPSHOT_DELETED = "snapshot.deleted"
     TEMPLATE_BUILD_STARTED = "template.build_started"
     TEMPLATE_READY = "template.ready"
@@ -68,6 +69,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_ADOPTED: "The server took it over from the node, which alone knew it; the reason says from what.",
     EventKind.SNAPSHOT_CREATED: "This moment of a sandbox is kept; `snapshot` is its id.",
     EventKind.SNAPSHOT_FAILED: "A snapshot was not made; the reason says why, and nothing of it is left.",
+    EventKind.SNAPSHOT_LOST: "The node has no record of a snapshot; what it held may be in quarantine.",
     EventKind.SNAPSHOT_DELETED: "A snapshot of a sandbox is gone.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
     EventKind.TEMPLATE_READY: "A template can be used.",

@@ -106,9 +106,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """Something in the pool that no record names. what: disk, generation or template; owner: the sandbox that a
-    generation was made for; changed_at: when Sandkeep last changed its folder; template, limit: as far as the pool knows.
-    """
+    """Something in the pool that no record names. what: disk, generation or template, or a snapshot's record that is
+    unreadable; owner: the sandbox that a generation was made for; changed_at: when Sandkeep last changed its folder;
+    template, limit: as far as the pool knows."""
 
     id: str
     what: str

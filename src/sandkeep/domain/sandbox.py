@@ -262,6 +262,8 @@ class Sandbox:
     expires_at: float | None = None
     operation: str | None = None
     restarts: Restarts = field(default_factory=Restarts)
+    origin: str | None = None
+    """The snapshot that its disk was forked from."""
 
 
 def may_follow(before: Phase, after: Phase) -> bool:

@@ -1,7 +1,7 @@
 """What the engine works with: drivers behind their contracts, the node's own records, and a few settings."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,15 @@ class Parts:
             yield
         finally:
             self.pending.pop(sandbox_id, None)
+
+    @contextmanager
+    def promised(self, record: Record) -> Iterator[None]:
+        """What a sandbox that runs has of the host stays its own while it has no machine for a moment."""
+        self.pending[record.id] = record.spec
+        try:
+            yield
+        finally:
+            self.pending.pop(record.id, None)
 
     def runtime(self, kind: RuntimeKind) -> Runtime:
         """Raises Unsupported when the host lacks it."""

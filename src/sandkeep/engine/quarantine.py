@@ -29,7 +29,8 @@ async def quarantined(parts: Parts, busy: Busy) -> list[Quarantined]:
     found = [await _disk(parts, contents, disk) for disk in sorted(_disks(parts, contents, busy))]
     loose = _loose(parts, contents, busy)
     found += [Quarantined(generation, "generation", owner=owner) for generation, owner in sorted(loose.items())]
-    return found + [Quarantined(template, "template") for template in sorted(_templates(parts, contents))]
+    found += [Quarantined(template, "template") for template in sorted(_templates(parts, contents))]
+    return found + [Quarantined(name, "snapshot record") for name in sorted(_snapshot_records(parts))]
 
 
 async def restore(parts: Parts, operation: OperationRef, sandbox: SandboxOnNode) -> Record:
@@ -65,6 +66,8 @@ async def delete(parts: Parts, quarantined_id: str, busy: Busy) -> None:
     elif quarantined_id in _templates(parts, contents):
         await parts.disks.delete_template(quarantined_id)
         parts.records.resolve_unreadable(quarantined_id, forget=True)
+    elif quarantined_id in _snapshot_records(parts):
+        parts.records.resolve_unreadable(quarantined_id, forget=True)
     elif quarantined_id in parts.records.sandboxes or quarantined_id in parts.records.templates:
         raise Conflict(f"{quarantined_id} has a record: it is not in quarantine", hint="sandkeep delete")
     else:
@@ -92,6 +95,11 @@ def _disks(parts: Parts, contents: PoolContents, busy: Busy) -> set[str]:
 def _templates(parts: Parts, contents: PoolContents) -> set[str]:
     parts.records.find_templates()  # setup may have made one beside us
     return set(contents.templates - parts.records.templates.keys())
+
+
+def _snapshot_records(parts: Parts) -> list[str]:
+    """Those that cannot be read."""
+    return [name for name in parts.records.unreadable if is_id(name, IdKind.SNAPSHOT)]
 
 
 def _loose(parts: Parts, contents: PoolContents, busy: Busy) -> dict[str, str]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sandkeep.domain.ids import is_id
 from sandkeep.domain.node import Observed, SandboxOnNode, SnapshotOnNode, TemplateOnNode
@@ -45,6 +45,7 @@ from sandkeep.lib.files import (
 from sandkeep.telemetry.log import log
 
 _KEPT_OUTCOMES = 16
+T = TypeVar("T", "Record", TemplateOnNode, "Kept")
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class Kept:
 
     snapshot: SnapshotOnNode
     generation: Generation
+
+    @property
+    def id(self) -> str:
+        return self.snapshot.id
 
 
 def spec_from_json(data: dict[str, Any]) -> Spec:
@@ -193,6 +198,13 @@ def _checked(data: Any, kind: type) -> dict[str, Any]:
     return data
 
 
+def _named(path: Path, record: T) -> T:
+    """Raises ValueError for the record of something else."""
+    if record.id != path.stem:
+        raise ValueError(f"it is the record of {record.id}")
+    return record
+
+
 class Records:
     """All records of the node, in memory and on disk. Only the supervisor writes them."""
 
@@ -223,13 +235,13 @@ class Records:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, data in self._read(self._sandboxes, Record):
             try:
-                self.sandboxes[path.stem] = _record_from_json(data)
+                self.sandboxes[path.stem] = _named(path, _record_from_json(data))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._cannot_read(path, error)
         self.find_templates()
         for path, data in self._read(self._snapshots, Kept):
             try:
-                self.snapshots[path.stem] = _kept_from_json(data)
+                self.snapshots[path.stem] = _named(path, _kept_from_json(data))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._cannot_read(path, error)
         aside = {path.stem for path in self._aside.glob("*.json")}
@@ -240,8 +252,8 @@ class Records:
         """Also those that were made since: setup writes them beside a runner that serves."""
         for path, data in self._read(self._templates, TemplateOnNode):
             try:
-                self.templates[path.stem] = TemplateOnNode(**data)
-            except TypeError as error:
+                self.templates[path.stem] = _named(path, TemplateOnNode(**data))
+            except (TypeError, ValueError) as error:
                 self._cannot_read(path, error)
 
     def _read(self, folder: Path, kind: type) -> Iterator[tuple[Path, dict[str, Any]]]:

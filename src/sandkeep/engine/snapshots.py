@@ -3,9 +3,10 @@
 The generation is made first and the record of the snapshot last; what a crash leaves without one is dropped by recovery.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 
-from sandkeep.domain.errors import NotFound
+from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import SnapshotOnNode
 from sandkeep.domain.sandbox import ConditionKind, Phase
@@ -70,6 +71,8 @@ async def _snapshot_frozen(parts: Parts, record: Record, generation: str, undos:
 async def delete(parts: Parts, record: Record, snapshot_id: str, entry: Entry) -> Record:
     """What came from it now comes from its own parent. Deleting what is gone is no error."""
     kept = parts.records.snapshots.get(snapshot_id)
+    if kept is None:
+        parts.records.resolve_unreadable(snapshot_id, forget=True)
     if kept is None or kept.snapshot.sandbox_id != record.id:
         return record
     if record.head == snapshot_id:
@@ -88,14 +91,21 @@ async def delete(parts: Parts, record: Record, snapshot_id: str, entry: Entry) -
 async def rollback(parts: Parts, record: Record, kept: Kept, entry: Entry, undos: Undos) -> Record:
     """Its disk is the snapshot's from now on; with a new machine when it had one that ran."""
     again = record.phase is Phase.RUNNING
-    entry.step("machine.end")
-    record = await machine.end(parts, record)
-    record = await restore(parts, record, kept, entry)
-    if not again:
-        return record
-    # From here on it is stopped on that disk, whatever becomes of the start.
-    record = parts.records.save(record)
-    async with parts.admitted(record.id, record.spec, new_disk=False):
+    await parts.disks.check_generation(record.id, kept.generation.id)  # while it still runs
+    with parts.promised(record) if again else nullcontext():
+        entry.step("machine.end")
+        record = await machine.end(parts, record)
+        try:
+            record = await restore(parts, record, kept, entry)
+        except SandkeepError as error:
+            if again:
+                what = f"its machine was ended for a rollback, which failed: {error.message}"
+                parts.records.save(lifecycle.ended(record, what, parts.clock.now()))
+            raise
+        if not again:
+            return record
+        # From here on it is stopped on that disk, whatever becomes of the start.
+        record = parts.records.save(record)
         record = await lifecycle.start(parts, record, entry, undos)
     return replace(record, reason=f"rolled back to {_called(kept)}")
 

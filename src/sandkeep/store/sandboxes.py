@@ -73,6 +73,7 @@ def _row(sandbox: Sandbox) -> dict[str, Any]:
         "failures": sandbox.restarts.failures,
         "restart_at": sandbox.restarts.next_at,
         "ended_machine": sandbox.restarts.machine,
+        "origin": sandbox.origin,
     }
 
 
@@ -109,6 +110,7 @@ def _sandbox(row: Any) -> Sandbox:
         expires_at=row.expires_at,
         operation=row.operation,
         restarts=Restarts(row.failures, row.restart_at, row.ended_machine),
+        origin=row.origin,
     )
 
 

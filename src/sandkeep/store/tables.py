@@ -73,6 +73,7 @@ sandboxes = Table(
     Column("failures", Integer, nullable=False),
     Column("restart_at", Float),
     Column("ended_machine", Integer, nullable=False),
+    Column("origin", String(24)),
     UniqueConstraint("project_id", "name", name="sandbox_name"),
     Index("sandbox_page", "project_id", "created_at", "id"),
     Index("sandbox_expiry", "expires_at", sqlite_where=text("expires_at IS NOT NULL")),

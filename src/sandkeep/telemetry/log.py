@@ -40,6 +40,7 @@ EVENTS: Final[dict[str, str]] = {
     "runner.connected": "The server reached the runner.",
     "runner.lost": "The server lost the runner; it tries again.",
     "server.refused": "A server and this runner have no version of their protocol in common.",
+    "snapshot.lost": "The node has no record of a snapshot that the server lists; it is listed no more.",
     "task.failed": "A task in the background failed; it is repeated.",
     "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
 }

@@ -97,7 +97,8 @@ class AdoptionRequest(Asked):
 
 
 class QuarantinedView(Given):
-    """Something in the pool that no record names. what: disk, generation (a memory image) or template. Bytes."""
+    """Something in the pool that no record names. what: disk, generation (a moment of a disk, perhaps with memory), template, or
+    snapshot record (that cannot be read). Bytes."""
 
     id: str
     what: str

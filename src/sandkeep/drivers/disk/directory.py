@@ -165,8 +165,7 @@ class DirectoryDisks:
 
     async def restore(self, sandbox_id: str, generation_id: str) -> Path:
         disk, source = self._layout.disk(sandbox_id), self._layout.generation_disk(sandbox_id, generation_id)
-        if not source.exists():
-            raise NotFound(f"There is no generation {generation_id} of {sandbox_id} in the pool")
+        self._layout.check_generation(sandbox_id, generation_id)
         fresh = disk.with_name(DISK + PARTIAL)
         await self._fill(source, fresh)
         if disk.exists():
@@ -175,6 +174,9 @@ class DirectoryDisks:
         else:
             fresh.rename(disk)
         return disk
+
+    async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
+        await _thread(self._layout.check_generation, sandbox_id, generation_id)
 
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._remove_whole(self._layout.generation_disk(sandbox_id, generation_id))

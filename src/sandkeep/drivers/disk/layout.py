@@ -73,6 +73,11 @@ class Layout:
     def memory(self, sandbox_id: str, generation_id: str) -> Path:
         return self.generation(sandbox_id, generation_id) / MEMORY
 
+    def check_generation(self, sandbox_id: str, generation_id: str) -> None:
+        """Raises NotFound."""
+        if not self.generation_disk(sandbox_id, generation_id).is_dir():
+            raise NotFound(f"There is no generation {generation_id} of {sandbox_id} in the pool")
+
     def note_origin(self, sandbox_id: str, template_id: str) -> None:
         """On the sandbox's folder, for the day on which its record is lost; not every file system can keep it."""
         with suppress(OSError):

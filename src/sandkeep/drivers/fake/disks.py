@@ -143,12 +143,15 @@ class FakeDisks:
 
     async def restore(self, sandbox_id: str, generation_id: str) -> Path:
         self.calls.append(("restore", sandbox_id, generation_id))
+        await self.check_generation(sandbox_id, generation_id)
         source = self._generation(sandbox_id, generation_id) / "disk"
-        if not source.exists():
-            raise NotFound(f"There is no generation {generation_id} of {sandbox_id}")
         shutil.rmtree(self.path(sandbox_id), ignore_errors=True)
         _copy(source, self.path(sandbox_id))
         return self.path(sandbox_id)
+
+    async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
+        if not (self._generation(sandbox_id, generation_id) / "disk").exists():
+            raise NotFound(f"There is no generation {generation_id} of {sandbox_id}")
 
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         self.calls.append(("drop_generation", sandbox_id, generation_id))

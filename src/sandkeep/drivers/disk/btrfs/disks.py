@@ -111,6 +111,9 @@ class BtrfsDisks:
     async def restore(self, sandbox_id: str, generation_id: str) -> Path:
         return await self._run(self._restore, sandbox_id, generation_id)
 
+    async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
+        await self._run(self._layout.check_generation, sandbox_id, generation_id)
+
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._run(self._drop_generation, sandbox_id, generation_id)
 

@@ -1,4 +1,4 @@
-"""Snapshots of sandboxes."""
+"""Snapshots of sandboxes, and which one a sandbox was forked from."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,7 +26,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("sandbox_id", "name", name="snapshot_name"),
     )
     op.create_index("snapshot_sandbox", "snapshots", ["sandbox_id", "created_at"])
+    op.add_column("sandboxes", sa.Column("origin", sa.String(24)))
 
 
 def downgrade() -> None:
     op.drop_table("snapshots")
+    op.drop_column("sandboxes", "origin")
