@@ -30,7 +30,7 @@ def census(instance: Instance) -> dict[str, list[str]]:
             for file in Path("/sys/block").glob("loop*/loop/backing_file")
             if str(instance.root) in file.read_text()
         ],
-        "groups": sorted({path.name for path in Path("/sys/fs/cgroup").rglob(f"*sandkeep-{instance.name}*/**/")}),
+        "groups": sorted(_groups(f"sandkeep-{instance.name}")),
         "firewall": _firewall(),
         "files": _files(instance),
         "descriptors": [f"{name} {count}" for name, count in _descriptors(instance).items()],
@@ -49,6 +49,15 @@ def settled_census(instance: Instance, sandboxes: int = 0) -> dict[str, list[str
 
     until(steady, 30, wait=0.5)
     return seen[-1]
+
+
+def _groups(ours: str) -> set[str]:
+    """Names of control groups. Those of others come and go while we look; os.walk passes over what is gone."""
+    found = set()
+    for folder, below, _ in os.walk("/sys/fs/cgroup"):
+        if ours in folder:
+            found |= {Path(folder).name, *below}
+    return found
 
 
 def _tombstones(instance: Instance) -> list[str]:
