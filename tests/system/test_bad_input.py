@@ -58,12 +58,13 @@ def routes() -> list[tuple[str, str]]:
 
 
 def filled(path: str, ref: str) -> str:
-    for name, value in {"ref": ref, "key_id": "key_none", "service": "process.Process", "method": "List"}.items():
+    values = {"ref": ref, "key_id": "key_none", "snapshot": "none", "service": "process.Process", "method": "List"}
+    for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
     return path
 
 
-BODIES = {"exec": {"command": "true"}, "compose": {}, "agent": {}}
+BODIES = {"exec": {"command": "true"}, "compose": {}, "agent": {}, "rollback": {"snapshot": "none"}}
 
 
 @pytest.mark.parametrize("key", [None, "", "Bearer", "Bearer nonsense", "Bearer sk_" + "a" * 40, "Basic dXNlcjpwYXNz"])
