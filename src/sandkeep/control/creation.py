@@ -14,6 +14,7 @@ from sandkeep.domain.template import TemplatePhase
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
 from sandkeep.store import templates as template_store
+from sandkeep.store.database import Transaction
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,9 @@ async def intend(
     fingerprint = hashlib.sha256(asked.encode()).hexdigest()
     transaction = ledger.transaction
     if key is not None:
-        before = await idempotency_store.get(transaction, project_id, key)
+        before = await made_before(transaction, project_id, key, fingerprint)
         if before is not None:
-            if before[0] != fingerprint:
-                raise Conflict("this Idempotency-Key was used for another request", hint="use a fresh key")
-            made = await store.get(transaction, project_id, before[1])
+            made = await store.get(transaction, project_id, before)
             if made is None:
                 raise NotFound("what this Idempotency-Key made was deleted", hint="use a fresh key")
             check_stays(made)
@@ -108,6 +107,16 @@ async def intend(
         await idempotency_store.add(transaction, project_id, key, fingerprint, sandbox.id, now)
     await ledger.tell(EventKind.SANDBOX_CREATED, project_id, sandbox.id, name=name, template=spec.template_name)
     return sandbox, True
+
+
+async def made_before(transaction: Transaction, project_id: str, key: str, fingerprint: str) -> str | None:
+    """The id of what this idempotency key made. Raises Conflict when it was for another request."""
+    before = await idempotency_store.get(transaction, project_id, key)
+    if before is None:
+        return None
+    if before[0] != fingerprint:
+        raise Conflict("this Idempotency-Key was used for another request", hint="use a fresh key")
+    return before[1]
 
 
 def check_stays(existing: Sandbox) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.changes import refuse_deleted
+from sandkeep.control.creation import made_before
 from sandkeep.control.events import Events, Ledger
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.errors import (
@@ -79,8 +80,8 @@ class Snapshots:
         fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags]).encode()).hexdigest()
         async with self._turn(project_id, reference) as sandbox:
             async with self._events.change() as ledger:
-                if key and (before := await self._made_before(ledger, sandbox, key, fingerprint)):
-                    return before
+                if key and (before := await made_before(ledger.transaction, project_id, key, fingerprint)):
+                    return await _ready(ledger, sandbox, before)
                 if await store.count(ledger.transaction, sandbox.id) >= MOST:
                     raise QuotaExceeded(
                         f"the sandbox has {MOST} snapshots", hint="delete some that are not needed", limit=MOST
@@ -116,14 +117,6 @@ class Snapshots:
                 raise
             return await self._settle(snapshot, made, intent)
 
-    async def _made_before(self, ledger: Ledger, sandbox: Sandbox, key: str, fingerprint: str) -> Snapshot | None:
-        before = await idempotency_store.get(ledger.transaction, sandbox.project_id, key)
-        if before is None:
-            return None
-        if before[0] != fingerprint:
-            raise Conflict("this Idempotency-Key was used for another request", hint="use a fresh key")
-        return await _ready(ledger, sandbox, before[1])
-
     async def delete(self, project_id: str, reference: str, snapshot: str) -> None:
         """Those that came from it stay whole. Raises NotFound."""
         async with self._turn(project_id, reference) as sandbox:
@@ -141,13 +134,7 @@ class Snapshots:
             await store.give_children_away(ledger.transaction, snapshot)
             if await store.remove(ledger.transaction, snapshot.id):
                 await idempotency_store.remove(ledger.transaction, snapshot.id)
-                await ledger.tell(
-                    EventKind.SNAPSHOT_DELETED,
-                    snapshot.project_id,
-                    snapshot.sandbox_id,
-                    snapshot=snapshot.id,
-                    name=snapshot.name,
-                )
+                await _tell(ledger, EventKind.SNAPSHOT_DELETED, snapshot)
 
     # -- going back
 
@@ -214,14 +201,7 @@ class Snapshots:
                 await self._end(ledger, intent)
             if not await store.save(ledger.transaction, ready):
                 raise NotFound("its sandbox was deleted meanwhile")
-            await ledger.tell(
-                EventKind.SNAPSHOT_CREATED,
-                ready.project_id,
-                ready.sandbox_id,
-                ready.reason,
-                snapshot=ready.id,
-                name=ready.name,
-            )
+            await _tell(ledger, EventKind.SNAPSHOT_CREATED, ready, ready.reason)
         return ready
 
     async def _give_up(self, snapshot: Snapshot, reason: str, intent: Sandbox | None = None) -> None:
@@ -230,14 +210,7 @@ class Snapshots:
                 await self._end(ledger, intent)
             if await store.remove(ledger.transaction, snapshot.id):
                 await idempotency_store.remove(ledger.transaction, snapshot.id)
-                await ledger.tell(
-                    EventKind.SNAPSHOT_FAILED,
-                    snapshot.project_id,
-                    snapshot.sandbox_id,
-                    reason,
-                    snapshot=snapshot.id,
-                    name=snapshot.name,
-                )
+                await _tell(ledger, EventKind.SNAPSHOT_FAILED, snapshot, reason)
 
     # -- for the reconciler
 
@@ -277,14 +250,8 @@ class Snapshots:
         async with self._events.change() as ledger:
             await store.give_children_away(ledger.transaction, row)
             if await store.remove(ledger.transaction, row.id):
-                await ledger.tell(
-                    EventKind.SNAPSHOT_LOST,
-                    row.project_id,
-                    row.sandbox_id,
-                    "the node has no record of it; what it held may be in quarantine",
-                    snapshot=row.id,
-                    name=row.name,
-                )
+                reason = "the node has no record of it; what it held may be in quarantine"
+                await _tell(ledger, EventKind.SNAPSHOT_LOST, row, reason)
 
     async def _take_over(self, sandbox: Sandbox, found: SnapshotOnNode) -> None:
         async with self._events.change() as ledger:
@@ -305,14 +272,12 @@ class Snapshots:
                 held=found.held,
             )
             await store.add(ledger.transaction, snapshot)
-            await ledger.tell(
-                EventKind.SNAPSHOT_CREATED,
-                sandbox.project_id,
-                sandbox.id,
-                "the node's record of it",
-                snapshot=found.id,
-                name=snapshot.name,
-            )
+            await _tell(ledger, EventKind.SNAPSHOT_CREATED, snapshot, "the node's record of it")
+
+
+async def _tell(ledger: Ledger, kind: EventKind, snapshot: Snapshot, reason: str = "") -> None:
+    owner = snapshot.project_id, snapshot.sandbox_id
+    await ledger.tell(kind, *owner, reason, snapshot=snapshot.id, name=snapshot.name)
 
 
 async def _ready(ledger: Ledger, sandbox: Sandbox, reference: str) -> Snapshot:
