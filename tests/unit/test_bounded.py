@@ -21,8 +21,8 @@ def remembered(local: LocalPlatform) -> dict[str, int]:
     return {
         "locks": len(control._locks),
         "deleting": len(control._deleting),
-        "endpoints": len(control._endpoints._reached),
-        "addresses": len(control._endpoints._addresses),
+        "endpoints": len(control.endpoints._reached),
+        "addresses": len(control.endpoints._addresses),
         "late": len(reconciler._late),
         "lanes": len(node._lanes),
         "watched": len(node._exits.watched),

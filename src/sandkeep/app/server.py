@@ -23,6 +23,7 @@ from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.quarantine import Quarantine
+from sandkeep.control.reach import Reach
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.retention import Kept
 from sandkeep.control.sandboxes import Sandboxes
@@ -114,7 +115,8 @@ async def make_services(
     events = Events(database, clock)
     keys = Keys(events, clock, grants)
     sandboxes = Sandboxes(events, runner, guest, clock, Quota(allowance, clock))
-    templates = Templates(events, sandboxes, runner, guest, clock)
+    reach = Reach(sandboxes, runner)
+    templates = Templates(events, sandboxes, reach, runner, guest, clock)
     installation = await keys.default_project()
     await keys.load()
     snapshots = Snapshots(events, sandboxes, runner, clock)
@@ -125,6 +127,7 @@ async def make_services(
         identity=Identity(keys, allowance),
         keys=keys,
         sandboxes=sandboxes,
+        reach=reach,
         templates=templates,
         snapshots=snapshots,
         forks=Forks(events, sandboxes, snapshots),

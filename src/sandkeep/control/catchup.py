@@ -46,7 +46,7 @@ class Catchup:
                 if taken.spec != current.spec:
                     reason = "the node was ahead of the server"
                     await ledger.tell(EventKind.SANDBOX_UPDATED, current.project_id, sandbox.id, reason)
-        self._sandboxes.unreach(sandbox.id)
+        self._sandboxes.endpoints.forget(sandbox.id)
         return taken
 
     async def _end_update(self, sandbox: Sandbox) -> Sandbox:

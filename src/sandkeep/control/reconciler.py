@@ -79,7 +79,7 @@ class Reconciler:
         while True:
             try:
                 node = await self._runner.handshake()
-                self._sandboxes.unreach_all()
+                self._sandboxes.endpoints.forget_all()
                 standing = await self._nodes.meet(node)
                 await self._templates.reconcile(
                     self._default_project, paired=standing.paired, adding=standing.paired or not standing.missing

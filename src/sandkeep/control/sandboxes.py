@@ -19,7 +19,7 @@ from sandkeep.control import settlement
 from sandkeep.control.allowance import Quota
 from sandkeep.control.changes import Changes, changed, check_pause, refuse_deleted
 from sandkeep.control.creation import Fork, check_stays, check_supported, intend
-from sandkeep.control.endpoints import Endpoints, Reached
+from sandkeep.control.endpoints import Endpoints
 from sandkeep.control.events import Events, Ledger
 from sandkeep.control.locks import Locks
 from sandkeep.domain.errors import (
@@ -38,7 +38,6 @@ from sandkeep.domain.names import check_name
 from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
-    TRANSITIONAL,
     ConditionKind,
     Hold,
     Persistence,
@@ -46,14 +45,12 @@ from sandkeep.domain.sandbox import (
     Sandbox,
     Spec,
 )
-from sandkeep.domain.why import is_lost, what_wakes
+from sandkeep.domain.why import what_wakes
 from sandkeep.lib.turns import Turns
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
 from sandkeep.store import snapshots as snapshot_store
 
-_SETTLED_WITHIN = 30.0
-"""Seconds that a call waits for a sandbox that a crash left in the middle of a change."""
 _CREATES_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
 """A boot waits about as long as it computes; more of them at once only take longer each."""
 
@@ -67,7 +64,7 @@ class Sandboxes:
         self._clock = clock
         self._locks = Locks()
         self._deleting: dict[str, anyio.Event] = {}
-        self._endpoints = Endpoints(guest)
+        self.endpoints = Endpoints(guest)
         self._turns = Turns(_CREATES_AT_ONCE)
 
     # -- looking
@@ -177,8 +174,8 @@ class Sandboxes:
                 await idempotency_store.remove(ledger.transaction, sandbox.id)
                 await ledger.tell(EventKind.SANDBOX_DELETED, sandbox.project_id, sandbox.id, reason)
         self._locks.pop(sandbox.id, None)
-        self._endpoints.forget(sandbox.id)
-        await self._endpoints.hang_up(sandbox.id)
+        self.endpoints.forget(sandbox.id)
+        await self.endpoints.hang_up(sandbox.id)
 
     # -- changing
 
@@ -189,7 +186,7 @@ class Sandboxes:
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             fall_back = sandbox.spec.pause_or_disk if or_disk is None else or_disk
-            self._endpoints.forget(sandbox.id)
+            self.endpoints.forget(sandbox.id)
             if hold is Hold.DISK and sandbox.status.phase is Phase.RUNNING:
                 with suppress(SandkeepError):
                     await self._guest.hang_up((await self._runner.endpoint(sandbox.id)).address)
@@ -224,7 +221,7 @@ class Sandboxes:
 
     async def stop(self, project_id: str, reference: str, *, reason: str = "") -> Sandbox:
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
-            self._endpoints.forget(sandbox.id)
+            self.endpoints.forget(sandbox.id)
             return await self._runner.stop(operation, sandbox.id)
 
         def check(sandbox: Sandbox) -> bool:
@@ -301,10 +298,7 @@ class Sandboxes:
                     raise InvalidArgument(
                         "a disk cannot shrink", hint="create a smaller sandbox and copy the files", field="disk"
                     )
-                epoch = sandbox.epoch + 1
-                operation = OperationRef(new_id(IdKind.OPERATION), epoch)
-                intent = replace(sandbox, epoch=epoch, operation=operation.id)
-                await self._save(ledger, intent, sandbox.epoch)
+                intent, operation = await self.intend(ledger, sandbox)
             await self._runner.update(operation, sandbox.id, spec.limits, spec.lifetime, spec.labels)
             now = self._clock.now()
             expires = spec.lifetime.ends(now) if changes.lifetime else sandbox.expires_at
@@ -312,7 +306,7 @@ class Sandboxes:
             if spec.on_failure is not OnFailure.RESTART:
                 updated = settlement.forgotten(updated)
             async with self._events.change() as ledger:
-                await self._save(ledger, updated, epoch)
+                await self._save(ledger, updated, intent.epoch)
                 await ledger.tell(EventKind.SANDBOX_UPDATED, project_id, sandbox.id)
             return updated
 
@@ -327,7 +321,7 @@ class Sandboxes:
                 if await store.save(ledger.transaction, intent, sandbox.epoch):
                     await ledger.tell(EventKind.SANDBOX_DELETING, project_id, sandbox.id, reason)
                     break
-        self._endpoints.forget(sandbox.id)
+        self.endpoints.forget(sandbox.id)
         await self.finish_delete(intent)
 
     async def finish_delete(self, sandbox: Sandbox) -> None:
@@ -372,63 +366,6 @@ class Sandboxes:
                 EventKind.SANDBOX_OUT_OF_MEMORY, sandbox.project_id, sandbox.id, reason, processes=processes
             )
 
-    # -- reaching the agent
-
-    async def reach(self, project_id: str, reference: str, *, wake: bool) -> Reached:
-        """The way to the agent of a running sandbox; wakes it when asked to. Raises Conflict, NotFound."""
-        known = self._endpoints.get(project_id, reference)
-        if known:
-            return known
-        sandbox = await self.get(project_id, reference)
-        if sandbox.status.phase is not Phase.RUNNING:
-            sandbox = await self._wake(sandbox, wake)
-        forgotten = self._endpoints.forgotten
-        reached = Reached(sandbox.id, await self._runner.endpoint(sandbox.id))
-        return self._endpoints.put(project_id, reference, reached, forgotten)
-
-    async def _wake(self, sandbox: Sandbox, wake: bool) -> Sandbox:
-        refuse_deleted(sandbox)
-        if not wake:
-            raise Conflict(
-                f"it is not running ({sandbox.status.reason or sandbox.status.phase})",
-                hint=f"{what_wakes(sandbox)}, or leave out --no-resume (over HTTP: no_resume)",
-                phase=sandbox.status.phase,
-            )
-        async with self.held(sandbox.project_id, sandbox.id):  # whatever is under way ends first
-            sandbox = await self.get(sandbox.project_id, sandbox.id)
-        refuse_deleted(sandbox)
-        if sandbox.status.phase in TRANSITIONAL:
-            # A crash left it so: the reconciler settles it as soon as the node is back.
-            settled = set(Phase) - TRANSITIONAL | {Phase.DELETING}
-            sandbox = await self.wait(sandbox.project_id, sandbox.id, settled, _SETTLED_WITHIN)
-            refuse_deleted(sandbox)
-        match sandbox.status.phase:
-            case Phase.RUNNING:
-                return sandbox
-            case Phase.PAUSED:
-                return await self.resume(sandbox.project_id, sandbox.id)
-            case Phase.STOPPED:
-                return await self.start(sandbox.project_id, sandbox.id, by_hand=False)
-            case Phase.FAILED:
-                raise Conflict(
-                    f"it has failed, and no call starts it: {sandbox.status.reason}",
-                    hint=what_wakes(sandbox) if is_lost(sandbox) else f"start it: {what_wakes(sandbox)}",
-                    phase=sandbox.status.phase,
-                )
-        raise Conflict(f"it is {sandbox.status.phase}", hint="wait for it: sandkeep wait", phase=sandbox.status.phase)
-
-    def unreach(self, sandbox_id: str) -> None:
-        """The node was found to be ahead of us: its endpoint is asked for anew."""
-        self._endpoints.forget(sandbox_id)
-
-    def unreach_all(self) -> None:
-        """The node restarted: every endpoint is asked for anew."""
-        self._endpoints.forget_all()
-
-    async def unreachable(self, reached: Reached) -> None:
-        """A dial failed: forget the endpoint, so that the next try asks the node."""
-        self._endpoints.forget(reached.id)
-
     # -- the frame around every change
 
     @asynccontextmanager
@@ -467,10 +404,8 @@ class Sandboxes:
                     return await self._without_plan(ledger, sandbox) if by_hand else sandbox
                 if by_hand:
                     sandbox = settlement.forgotten(sandbox)
-                operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
                 status = replace(sandbox.status, phase=during, since=self._clock.now(), reason=reason or "asked for")
-                intent = replace(sandbox, status=status, epoch=operation.epoch, operation=operation.id)
-                await self._save(ledger, intent, sandbox.epoch)
+                intent, operation = await self.intend(ledger, replace(sandbox, status=status))
                 await ledger.tell(begun, project_id, sandbox.id, reason)
             try:
                 observed = await act(sandbox, operation)
@@ -486,6 +421,13 @@ class Sandboxes:
             if reason:
                 observed = replace(observed, reason=f"{observed.reason}: {reason}")
             return await self.settle(intent, observed, ended)
+
+    async def intend(self, ledger: Ledger, sandbox: Sandbox) -> tuple[Sandbox, OperationRef]:
+        """Written down under an epoch of its own before anything is done. Raises Conflict, NotFound."""
+        operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
+        intent = replace(sandbox, epoch=operation.epoch, operation=operation.id)
+        await self._save(ledger, intent, sandbox.epoch)
+        return intent, operation
 
     async def _refuse_lost(self, intent: Sandbox) -> None:
         """Raises Conflict when the node has no record of it, after that was written down."""
@@ -540,9 +482,9 @@ class Sandboxes:
 
     async def _after(self, settled: Sandbox) -> Sandbox:
         if settled.status.phase is not Phase.RUNNING:
-            self._endpoints.forget(settled.id)
+            self.endpoints.forget(settled.id)
             if settled.status.hold is not Hold.MEMORY:
-                await self._endpoints.hang_up(settled.id)
+                await self.endpoints.hang_up(settled.id)
         return settled
 
     async def _call_off(self, project_id: str, reference: str) -> None:

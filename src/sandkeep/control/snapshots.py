@@ -18,7 +18,6 @@ from sandkeep.control.events import Events, Ledger
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.errors import (
     Busy,
-    Conflict,
     NotFound,
     QuotaExceeded,
     SandkeepError,
@@ -103,7 +102,7 @@ class Snapshots:
                     await idempotency_store.add(
                         ledger.transaction, project_id, key, fingerprint, snapshot.id, snapshot.created_at
                     )
-                intent, operation = await self._intend(ledger, sandbox)
+                intent, operation = await self._sandboxes.intend(ledger, sandbox)
             try:
                 made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot))
             except Unavailable:
@@ -124,7 +123,7 @@ class Snapshots:
                 found = await _ready(ledger, sandbox, snapshot)
                 found = replace(found, phase=SnapshotPhase.DELETING)
                 await store.save(ledger.transaction, found)
-                intent, operation = await self._intend(ledger, sandbox)
+                intent, operation = await self._sandboxes.intend(ledger, sandbox)
             await self._finish_delete(found, intent, operation)
 
     async def _finish_delete(self, snapshot: Snapshot, intent: Sandbox, operation: OperationRef) -> None:
@@ -153,11 +152,11 @@ class Snapshots:
             await self.create(project_id, target.sandbox_id, reason=f"before the rollback to {called}")
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
-            self._sandboxes.unreach(sandbox.id)
+            self._sandboxes.endpoints.forget(sandbox.id)
             try:
                 return await self._runner.rollback(operation, sandbox.id, target.id)
             finally:
-                self._sandboxes.unreach(sandbox.id)  # it has another machine
+                self._sandboxes.endpoints.forget(sandbox.id)  # it has another machine
 
         return await self._sandboxes.change(
             project_id,
@@ -180,13 +179,6 @@ class Snapshots:
             if sandbox.status.phase in TRANSITIONAL or sandbox.status.phase is Phase.NEW:
                 raise Busy(f"it is {sandbox.status.phase}", hint="try again in a moment", retry_after=1)
             yield sandbox
-
-    async def _intend(self, ledger: Ledger, sandbox: Sandbox) -> tuple[Sandbox, OperationRef]:
-        operation = OperationRef(new_id(IdKind.OPERATION), sandbox.epoch + 1)
-        intent = replace(sandbox, epoch=operation.epoch, operation=operation.id)
-        if not await sandbox_store.save(ledger.transaction, intent, sandbox.epoch):
-            raise Conflict("it was changed meanwhile", hint="look again and retry")
-        return intent, operation
 
     async def _end(self, ledger: Ledger, intent: Sandbox) -> None:
         """The change is over; one that has begun since goes on."""
@@ -235,7 +227,7 @@ class Snapshots:
                 elif row.phase is SnapshotPhase.DELETING and paired:
                     async with self._turn(row.project_id, row.sandbox_id) as current:
                         async with self._events.change() as ledger:
-                            intent, operation = await self._intend(ledger, current)
+                            intent, operation = await self._sandboxes.intend(ledger, current)
                         await self._finish_delete(row, intent, operation)
             except SandkeepError as error:
                 log("reconcile.failed", "warning", sandbox=row.sandbox_id, error=error.message)

@@ -13,6 +13,7 @@ from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import ExecRequest, Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.events import Events
+from sandkeep.control.reach import Reach
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.errors import InUse, NotFound, SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
@@ -40,9 +41,12 @@ class _Build:
 
 
 class Templates:
-    def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner, guest: Guest, clock: Clock) -> None:
+    def __init__(
+        self, events: Events, sandboxes: Sandboxes, reach: Reach, runner: Runner, guest: Guest, clock: Clock
+    ) -> None:
         self._events = events
         self._sandboxes = sandboxes
+        self._reach = reach
         self._runner = runner
         self._guest = guest
         self._clock = clock
@@ -134,7 +138,7 @@ class Templates:
                 sandbox, _ = await self._sandboxes.create(template.project_id, None, spec, None, caller=template.id)
                 for number, step in enumerate(template.steps, 1):
                     template = await self._note(template, f"[{number}/{len(template.steps)}] {step}\n")
-                    reached = await self._sandboxes.reach(template.project_id, sandbox.id, wake=False)
+                    reached = await self._reach.agent(template.project_id, sandbox.id, wake=False)
                     done = await self._guest.exec(
                         reached.endpoint,
                         ExecRequest(("/bin/bash", "-lc", step), user="root", cwd="/", timeout=step_timeout),

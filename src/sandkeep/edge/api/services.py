@@ -13,6 +13,7 @@ from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
 from sandkeep.control.quarantine import Quarantine
+from sandkeep.control.reach import Reach
 from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
@@ -27,6 +28,7 @@ class Services:
     identity: Identity
     keys: Keys
     sandboxes: Sandboxes
+    reach: Reach
     templates: Templates
     snapshots: Snapshots
     forks: Forks

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sandkeep.contracts.guest import Guest
 from sandkeep.control.endpoints import Reached
-from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.reach import Reach
 from sandkeep.domain.errors import GuestUnreachable
 from sandkeep.domain.names import check_user
 from sandkeep.lib.together import together
@@ -37,7 +37,7 @@ async def pass_through(
     receive: Receive,
     send: Send,
     *,
-    sandboxes: Sandboxes,
+    reach: Reach,
     guest: Guest,
     project_id: str,
     reference: str,
@@ -59,14 +59,14 @@ async def pass_through(
     target = f"{path}?{urlencode(query)}" if query else path
     names = {name for name, _ in scope["headers"]}
     has_body = b"content-length" in names or b"transfer-encoding" in names
-    reached = await sandboxes.reach(project_id, reference, wake=wake)
+    reached = await reach.agent(project_id, reference, wake=wake)
     try:
         await _relay(scope, receive, send, guest, reached, target, headers, has_body)
     except GuestUnreachable as error:
-        await sandboxes.unreachable(reached)
+        await reach.lost(reached)
         if has_body or error.details.get("answered"):
             raise
-        reached = await sandboxes.reach(project_id, reference, wake=wake)
+        reached = await reach.agent(project_id, reference, wake=wake)
         await _relay(scope, receive, send, guest, reached, target, headers, has_body)
 
 

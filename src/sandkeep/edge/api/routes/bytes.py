@@ -28,7 +28,7 @@ class _Passage:
                 scope,
                 receive,
                 send,
-                sandboxes=self._services.sandboxes,
+                reach=self._services.reach,
                 guest=self._services.guest,
                 project_id=who.project_id,
                 reference=parameters["ref"],

@@ -22,14 +22,14 @@ async def exec_in_sandbox(ref: str, asked: ExecRequest, who: Caller, use: Using)
 
 async def _run(use: Services, project_id: str, ref: str, asked: ExecRequest) -> ExecResult:
     request = shapes.exec_request(asked)
-    reached = await use.sandboxes.reach(project_id, ref, wake=not asked.no_resume)
+    reached = await use.reach.agent(project_id, ref, wake=not asked.no_resume)
     try:
         done = await use.guest.exec(reached.endpoint, request)
     except GuestUnreachable as error:
-        await use.sandboxes.unreachable(reached)
+        await use.reach.lost(reached)
         if not error.message.startswith("the agent at"):
             raise await _explained(use, reached.id, error) from error
-        reached = await use.sandboxes.reach(project_id, ref, wake=not asked.no_resume)
+        reached = await use.reach.agent(project_id, ref, wake=not asked.no_resume)
         done = await use.guest.exec(reached.endpoint, request)
     return done
 

@@ -45,9 +45,7 @@ class _Terminal:
             wake = query.get("no_resume", "").lower() not in ("1", "true", "yes")
             start = _start_message(websocket)
             headers = _headers(query.get("user"))
-            self._reached = await self._services.sandboxes.reach(
-                who.project_id, websocket.path_params["ref"], wake=wake
-            )
+            self._reached = await self._services.reach.agent(who.project_id, websocket.path_params["ref"], wake=wake)
         except SandkeepError as error:
             await websocket.accept()
             await websocket.send_text(json.dumps({"error": problem(error)}))
