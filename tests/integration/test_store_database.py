@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from sandkeep.control.keys import grant
-from sandkeep.domain.errors import AlreadyExists, Conflict, InvalidArgument, SandkeepError, Unavailable
+from sandkeep.domain.errors import AlreadyExists, Conflict, InvalidArgument, SandkeepError, StorageFailed, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.quantities import GIB
@@ -374,6 +374,29 @@ async def test_a_file_that_is_no_database_is_refused_with_words(tmp_path: Path) 
         await database.open()
     await database.close()
     assert (tmp_path / "wrong.db").read_bytes().startswith(b"this is a letter")
+
+
+async def test_once_damage_was_met_it_is_not_ready_until_the_whole_reads_well(tmp_path: Path) -> None:
+    file = tmp_path / "sandkeep.db"
+    database = Database(f"sqlite:///{file}")
+    await database.open()
+    async with database.transaction() as t:
+        await keys.add_project(t, "prj_1", "default", 1.0)
+        root = (await t.execute(text("SELECT rootpage FROM sqlite_master WHERE name = 'projects'"))).scalar_one()
+        size = (await t.execute(text("PRAGMA page_size"))).scalar_one()
+    await database.close()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: (root - 1) * size] + b"\xff" * size + whole[root * size :])
+    database = Database(f"sqlite:///{file}")
+    await database.open()
+    await database.check()  # what nobody has read yet nobody knows
+    with pytest.raises(StorageFailed, match="damaged"):
+        async with database.transaction() as t:
+            await t.execute(text("SELECT * FROM projects"))
+    for _ in range(2):
+        with pytest.raises(StorageFailed, match="damaged"):
+            await database.check()
+    await database.close()
 
 
 async def test_only_one_process_writes_and_checkpoints(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_a_full_disk_is_cleaned_in_rescue(client: Client, instance: Instance, ru
     sandbox.stop()
     instance.run("start", "packed", "--rescue")
     assert "64 MiB above its limit" in (rescue(sandbox) or "")
+    assert sandbox.stats().disk_limit == 144 * MIB
     instance.kill("runner")  # the room is in the record: it is the same after a restart
     instance.ensure_up()
     assert rescue(sandbox)
@@ -47,6 +48,7 @@ def test_a_full_disk_is_cleaned_in_rescue(client: Client, instance: Instance, ru
     sandbox.start()
     assert rescue(sandbox) is None
     assert fill(sandbox, 200, "again") <= 80 * MIB
+    assert sandbox.stats().disk_limit == 80 * MIB
     assert instance.fsck() == []
 
 

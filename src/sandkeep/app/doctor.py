@@ -1,6 +1,9 @@
 """`sandkeep doctor`: what this host can do and what it lacks, each finding with its remedy. Reads only."""
 
 import os
+import pwd
+import stat
+from pathlib import Path
 
 from anyio.to_thread import run_sync
 
@@ -166,14 +169,18 @@ async def _room(settings: Settings) -> list[Finding]:
 async def _database(settings: Settings) -> list[Finding]:
     if why := lacks_sqlite(settings):
         return [Finding("missing", why, SQLITE_REMEDY)]
-    if not settings.database_url and not settings.database.exists():
-        return []  # the server makes it
+    if not settings.database_url:
+        if not settings.database.exists():
+            return []  # the server makes it
+        if wrong := wrong_file(settings.database, settings.user):
+            return [wrong]
     database = None
     try:
         with acting_as(settings.user):
             database = database_of(settings, read_only=True)
             schema = await database.look()
         strangers = await apart(database, settings) if schema else ""
+        damage = await database.damage() if schema else None
     except (SandkeepError, KeyError) as error:
         hint = error.hint if isinstance(error, SandkeepError) else None
         return [Finding("missing", f"database: {error}", hint or "sandkeep setup makes its user")]
@@ -181,9 +188,27 @@ async def _database(settings: Settings) -> list[Finding]:
         if database is not None:
             await database.close()
     kind = "PostgreSQL" if settings.database_url else "SQLite"
+    if damage:
+        return [Finding("missing", f"the database is damaged: {damage}", "sandkeep backup restore FILE")]
     if strangers:
         return [Finding("warning", strangers, "put the right database back; or sandkeep node adopt --plan")]
     return [Finding("ok", f"database: {kind}, " + (f"schema {schema}" if schema else "empty"))]
+
+
+def wrong_file(database: Path, user: str) -> Finding | None:
+    """What the server, as this system user, cannot use as its SQLite file."""
+    found = database.stat()
+    if not stat.S_ISREG(found.st_mode):
+        remedy = f"move it away: mv {database} {database}.away; then sandkeep up, or sandkeep backup restore FILE"
+        return Finding("missing", f"database: {database} is not a file", remedy)
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return None  # told where the instance is looked at
+    if found.st_uid != account.pw_uid:
+        remedy = f"chown {user}: {database}*"
+        return Finding("missing", f"database: {database} is not owned by {user}, who serves it", remedy)
+    return None
 
 
 async def _instance(settings: Settings) -> list[Finding]:

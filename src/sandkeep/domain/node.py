@@ -95,13 +95,15 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Usage:
-    """Live figures of one sandbox; None where there is no machine. cpu_seconds since the machine started."""
+    """Live figures of one sandbox; None where there is no machine. cpu_seconds since the machine started; disk_limit: what
+    holds now, with the room of a rescue."""
 
     sandbox_id: str
     cpu_seconds: float | None
     memory: int | None
     processes: int | None
     disk: int | None
+    disk_limit: int | None = None
 
 
 @dataclass(frozen=True)

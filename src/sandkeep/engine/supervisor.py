@@ -348,6 +348,7 @@ class Supervisor:
                     live.memory if live else None,
                     live.processes if live else None,
                     await self._parts.disks.used(sandbox_id),
+                    record.disk_limit,
                 )
             )
         return found

@@ -50,7 +50,7 @@ class Database:
         self._turn = anyio.Lock(fast_acquire=True)
         self._lost: Unavailable | None = None
         self._rest_until = 0.0
-        self._full = self._whole = False
+        self._full = self._whole = self._suspect = False
 
     async def open(self) -> None:
         """Own it, and bring the schema to this version. Raises Conflict for a database of a newer version, a damaged
@@ -133,21 +133,28 @@ class Database:
         if (
             isinstance(told, Conflict) and self._whole
         ):  # it was read a moment ago: SQLite says so of a disk that fails, too
-            told = StorageFailed(
-                told.message,
-                hint="look at the kernel's log of the host; if its disk is well: sandkeep backup restore FILE",
-                retry_after=30,
-            )
+            told = _damaged(told.message)
+            self._suspect = True
         self._full = isinstance(told, NoCapacity)
         raise told from error
 
     async def check(self) -> None:
-        """Raises NoCapacity, Unavailable when nothing could be written now. Once the disk was full, a write is tried."""
+        """Raises NoCapacity, Unavailable when nothing could be written now. Once the disk was full, a write is tried; once
+        damage was met, the whole of it is looked through (seconds for a gigabyte). Raises StorageFailed for that."""
         async with self.transaction() as transaction:
             await transaction.execute(text("SELECT 1"))
             if self._full and self.kind == "sqlite":
                 await transaction.execute(text("PRAGMA user_version = 0"))
         self._full = False
+        if self._suspect:
+            if found := await self.damage():
+                raise _damaged(f"the database is damaged: {found}")
+            self._suspect = False
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _damaged(what: str) -> StorageFailed:
+    hint = "look at the kernel's log of the host; if its disk is well: sandkeep backup restore FILE"
+    return StorageFailed(what, hint=hint, retry_after=30)

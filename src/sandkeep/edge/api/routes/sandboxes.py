@@ -164,7 +164,7 @@ async def sandbox_stats(ref: str, who: Caller, use: Using) -> StatsView:
         memory_limit=found.spec.limits.memory,
         processes=usage.processes if usage else None,
         disk=usage.disk if usage else None,
-        disk_limit=found.spec.limits.disk,
+        disk_limit=(usage and usage.disk_limit) or found.spec.limits.disk,
     )
 
 
