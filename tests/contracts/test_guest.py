@@ -11,7 +11,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from tests.agent.agent_process import Agent
 
 from sandkeep.app.agents import shipped_agent
-from sandkeep.contracts.guest import AGENT_PROTOCOLS, ExecRequest, Guest, GuestInit
+from sandkeep.contracts.guest import AGENT_PROTOCOLS, ExecRequest, Guest, GuestInit, GuestResume
 from sandkeep.domain.errors import GuestError, GuestUnreachable, InvalidArgument
 from sandkeep.domain.node import Endpoint
 from sandkeep.drivers.fake.guest import FakeGuest
@@ -20,6 +20,7 @@ from sandkeep.drivers.guest.agent import AgentGuest
 pytestmark = pytest.mark.anyio
 TOKEN = "token-of-the-guest-contract"
 VALUES = GuestInit("sbx_contract", "contract", {"GREETING": "hello"}, 0.0, (), 1 << 30, oom_guard=False)
+RESUME = GuestResume("contract", "gen_1", "resume")
 
 
 class Case:
@@ -84,7 +85,7 @@ async def test_an_agent_that_is_not_there_is_unreachable_within_the_deadline(cas
 async def test_quiesce_and_resume(case: Case) -> None:
     assert await case.guest.quiesce(case.endpoint, 5) is not None
     await case.guest.hang_up(case.endpoint.address)
-    await case.guest.resumed(case.endpoint, "contract", time.time, "gen_1")
+    await case.guest.resumed(case.endpoint, RESUME, time.time)
     assert (await case.guest.exec(case.endpoint, ExecRequest(("echo", "on")))).stdout == b"on\n"
 
 
@@ -93,9 +94,9 @@ async def test_a_clock_inside_that_is_wrong_fails_the_resume(case: Case) -> None
         pytest.skip("the fake has no clock")
     for wrong in (-60, 60):
         with pytest.raises(GuestError, match="clock inside"):
-            await case.guest.resumed(case.endpoint, "contract", lambda wrong=wrong: time.time() + wrong, "gen_1")  # type: ignore[misc]
+            await case.guest.resumed(case.endpoint, RESUME, lambda wrong=wrong: time.time() + wrong)  # type: ignore[misc]
     was_set_meanwhile = iter([time.time() + 60, time.time()])
-    await case.guest.resumed(case.endpoint, "contract", lambda: next(was_set_meanwhile), "gen_1")
+    await case.guest.resumed(case.endpoint, RESUME, lambda: next(was_set_meanwhile))
 
 
 async def test_a_request_passes_through_both_ways(case: Case) -> None:

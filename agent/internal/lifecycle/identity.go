@@ -89,7 +89,7 @@ func placeNewMachineID() error {
 }
 
 // becomeAnother replaces what must not be twice in the world, on a disk that is a copy of another sandbox's. Host keys
-// that were there are made anew. Nothing but the agent runs yet.
+// that were there are made anew.
 func becomeAnother(makeHostKeys func() error) error {
 	if err := placeNewMachineID(); err != nil {
 		return err

@@ -15,12 +15,14 @@ const defaultQuiesce = 2 * time.Second
 
 type quiesceRequest struct {
 	DeadlineMs connect.Integer `json:"deadlineMs"`
+	Event      string          `json:"event"`
 }
 
 type quiesceResponse struct {
 	Synced     bool     `json:"synced"`
 	Unsavable  []holder `json:"unsavable"`
 	Truncated  bool     `json:"truncated,omitempty"`
+	Hooks      string   `json:"hooks,omitempty"`
 	DurationMs float64  `json:"durationMs"`
 }
 
@@ -36,13 +38,19 @@ func (s *Service) quiesce(w http.ResponseWriter, r *http.Request) {
 	if deadline <= 0 {
 		deadline = defaultQuiesce
 	}
+	out := quiesceResponse{}
+	if in.Event != "" { // hooks first: what they write is flushed with the rest
+		half := begin.Add(deadline / 2)
+		if err := runHooks(hooksQuiesce, []string{"SANDKEEP_EVENT=" + in.Event}, half, s.runHook); err != nil {
+			out.Hooks = err.Error()
+		}
+	}
 	synced := make(chan struct{})
 	go func() {
 		syncRoot()
 		close(synced)
 	}()
 	debug.FreeOSMemory() // what the agent does not need is not worth saving
-	out := quiesceResponse{}
 	out.Unsavable, out.Truncated = unsavable(begin.Add(deadline))
 	timer := time.NewTimer(deadline - time.Since(begin))
 	defer timer.Stop()
@@ -52,6 +60,34 @@ func (s *Service) quiesce(w http.ResponseWriter, r *http.Request) {
 	case <-timer.C:
 	}
 	out.DurationMs = float64(time.Since(begin).Microseconds()) / 1000
+	connect.WriteJSON(w, http.StatusOK, out)
+}
+
+type thawRequest struct {
+	DeadlineMs connect.Integer `json:"deadlineMs"`
+	Event      string          `json:"event"`
+}
+
+type thawResponse struct {
+	Hooks string `json:"hooks,omitempty"`
+}
+
+// thaw ends what the quiesce hooks began.
+func (s *Service) thaw(w http.ResponseWriter, r *http.Request) {
+	begin := time.Now()
+	in := new(thawRequest)
+	if err := connect.ReadJSON(w, r, in); err != nil {
+		gate.WriteError(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	deadline := time.Duration(in.DeadlineMs) * time.Millisecond
+	if deadline <= 0 {
+		deadline = defaultQuiesce
+	}
+	out := thawResponse{}
+	if err := runHooks(hooksThaw, []string{"SANDKEEP_EVENT=" + in.Event}, begin.Add(deadline), s.runHook); err != nil {
+		out.Hooks = err.Error()
+	}
 	connect.WriteJSON(w, http.StatusOK, out)
 }
 

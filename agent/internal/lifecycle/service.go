@@ -1,7 +1,9 @@
 package lifecycle
 
 import (
+	"errors"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +16,7 @@ import (
 	"sandkeep/agent/internal/settings"
 )
 
-// Service answers /init, /quiesce, /resume and /envs, one at a time.
+// Service answers /init, /quiesce, /thaw, /resume and /envs, one at a time.
 type Service struct {
 	Gate     *gate.Gate
 	Settings *settings.Store
@@ -31,6 +33,7 @@ type Service struct {
 func (s *Service) Register(mux *http.ServeMux) {
 	mux.HandleFunc("POST /init", s.init)
 	mux.HandleFunc("POST /quiesce", s.quiesce)
+	mux.HandleFunc("POST /thaw", s.thaw)
 	mux.HandleFunc("POST /resume", s.resume)
 	mux.HandleFunc("GET /envs", func(w http.ResponseWriter, _ *http.Request) {
 		envs := s.Settings.Get().EnvVars
@@ -54,6 +57,7 @@ type initRequest struct {
 	MemoryLimitBytes *connect.Integer   `json:"memoryLimitBytes"`
 	OOMGuard         *bool              `json:"oomGuard"`
 	NewIdentity      bool               `json:"newIdentity"`
+	Generation       string             `json:"generation"`
 }
 
 type initResponse struct {
@@ -104,11 +108,32 @@ func (s *Service) init(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	out := s.apply(in)
+	if err := s.firstMoment(in, arrived); err != nil {
+		gate.WriteError(w, http.StatusInternalServerError, err.Error())
+		return
+	}
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
 		connect.WriteJSON(w, http.StatusOK, out)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// firstMoment writes the generation down and, in a fork, lets the sandbox's hooks run.
+func (s *Service) firstMoment(in *initRequest, arrived time.Time) error {
+	if in.Generation == "" {
+		return nil
+	}
+	if err := place(filepath.Join(run, "sandkeep/generation"), []byte(in.Generation+"\n"), 0o644); err != nil {
+		return errors.New("generation: " + err.Error())
+	}
+	if !in.NewIdentity {
+		return nil
+	}
+	if err := s.resumeHooks("fork", in.Generation, arrived, 0); err != nil {
+		return errors.New("hooks: " + err.Error())
+	}
+	return nil
 }
 
 func (s *Service) apply(in *initRequest) initResponse {

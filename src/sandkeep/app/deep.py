@@ -14,7 +14,7 @@ from sandkeep.app import wiring
 from sandkeep.app.findings import Finding
 from sandkeep.app.settings import Settings
 from sandkeep.app.setup import packages
-from sandkeep.contracts.guest import ExecRequest
+from sandkeep.contracts.guest import ExecRequest, GuestResume
 from sandkeep.domain.errors import Internal, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import SandboxOnNode
@@ -130,7 +130,7 @@ async def _cycles(bench: _Bench) -> None:
         await runtime.restore(parts.plan(bench.record), folder, image)
         endpoint = parts.endpoint(bench.record)
         await parts.guest.wait_ready(endpoint, parts.settings.boot_deadline)
-        await parts.guest.resumed(endpoint, hostname(bench.record), parts.clock.now, generation)
+        await parts.guest.resumed(endpoint, GuestResume(hostname(bench.record), generation, ""), parts.clock.now)
         await parts.disks.drop_generation(bench.record.id, generation)
         after = await _counted(bench)
         if after[0] != before[0] or after[1] <= before[1]:

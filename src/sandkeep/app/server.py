@@ -119,7 +119,7 @@ async def make_services(
     templates = Templates(events, sandboxes, reach, runner, guest, clock)
     installation = await keys.default_project()
     await keys.load()
-    snapshots = Snapshots(events, sandboxes, runner, clock)
+    snapshots = Snapshots(events, sandboxes, runner, guest, clock)
     nodes = Nodes(events, runner, installation)
     reconciler = Reconciler(events, sandboxes, templates, snapshots, nodes, runner, clock, installation, kept or Kept())
     return Services(

@@ -25,8 +25,28 @@ class GuestInit:
     memory_limit: int
     oom_guard: bool
     ca_bundle: str = ""
+    generation: str = ""
+    """Unique to this boot: programs inside watch the file that holds it, and reseed their generators when it changes."""
     new_identity: bool = False
-    """The disk is a copy of another sandbox's: what must not be twice in the world is made anew, or the call fails."""
+    """The disk is a copy of another sandbox's: what must not be twice in the world is made anew, and the sandbox's own hooks
+    have run, or the call fails."""
+
+
+@dataclass(frozen=True)
+class GuestResume:
+    """What the agent is told after a restore of its memory. event: why, for the sandbox's own hooks; generation: unique to
+    this restore; become: the memory is a copy of another sandbox's, whose credential opens it until then."""
+
+    hostname: str
+    generation: str
+    event: str
+    become: "Becoming | None" = None
+
+
+@dataclass(frozen=True)
+class Becoming:
+    sandbox_id: str
+    credential: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -96,13 +116,19 @@ class Guest(Protocol):
         """The first one after a boot sets the credential."""
         ...
 
-    async def quiesce(self, endpoint: Endpoint, deadline: float) -> tuple[Unsavable, ...]:
-        """Flush file systems; name what a memory save could not keep."""
+    async def quiesce(self, endpoint: Endpoint, deadline: float, event: str = "") -> tuple[Unsavable, ...]:
+        """Flush file systems; name what a memory save could not keep. `event`: the sandbox's own quiesce hooks run first
+        (theirs is half of the deadline), and are told it."""
         ...
 
-    async def resumed(self, endpoint: Endpoint, hostname: str, now: Callable[[], float], generation: str) -> None:
-        """The steps after a memory restore. `now`: the host's clock. Raises when the clock inside is off by more than
-        0.5 s afterwards; that the host's was set meanwhile, or that the answer took long, does not count."""
+    async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
+        """The end of what the quiesce hooks began."""
+        ...
+
+    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> float:
+        """The steps after a memory restore, before any traffic passes. `now`: the host's clock. Returns by how many
+        seconds the clock inside was behind at last. Raises when that is more than 0.5 s (that the host's was set meanwhile,
+        or that the answer took long, does not count), and when anything of a new identity or a hook failed."""
         ...
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult: ...

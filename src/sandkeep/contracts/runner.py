@@ -128,20 +128,24 @@ class Runner(Protocol):
         ...
 
     async def snapshot(self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode) -> SnapshotOnNode:
-        """Keep this moment of its disk, from any settled phase; what runs runs on. Durable."""
+        """Keep this moment, from any settled phase; what runs runs on. Durable. With memory, where there is some, its outside
+        connections are reset; raises PauseFailed when it cannot be saved, and Conflict, Unsupported when there is none."""
         ...
 
     async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
         """Snapshots that were made after it stay whole. Deleting what is gone is no error."""
         ...
 
-    async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> Observed:
+    async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str, memory: bool) -> Observed:
         """Back to this moment in place, under the same identity: with a new machine when it ran, else stopped. When the start
-        fails it is stopped on the snapshot's disk. Raises NotFound."""
+        fails it is stopped on the snapshot's disk. `memory`: processes go on as they were then; without a machine, or when
+        that fails, it is paused at that moment. Raises NotFound; Internal, Unsupported, Conflict for memory that cannot be
+        restored, before anything was touched."""
         ...
 
-    async def fork(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str) -> Observed:
-        """As `create`, on a copy of the snapshot's disk, with an identity of its own. Raises NotFound."""
+    async def fork(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str, memory: bool) -> Observed:
+        """As `create`, on a copy of the snapshot's disk, with an identity of its own. `memory`: and of its memory and
+        processes. Raises NotFound; Internal, Unsupported for memory that cannot be restored."""
         ...
 
     async def snapshots(self) -> list[SnapshotOnNode]:

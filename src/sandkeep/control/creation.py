@@ -19,9 +19,11 @@ from sandkeep.store.database import Transaction
 
 @dataclass(frozen=True)
 class Fork:
-    """origin: the snapshot; request: what was asked for, as text, which a retry with the same idempotency key repeats."""
+    """origin: the snapshot; memory: of which it has the memory, too; request: what was asked for, as text, which a retry with
+    the same idempotency key repeats."""
 
     origin: str
+    memory: bool
     request: str
 
 
@@ -101,6 +103,7 @@ async def intend(
         expires_at=lifetime.ends(now),
         operation=new_id(IdKind.OPERATION),
         origin=fork.origin if fork else None,
+        origin_memory=fork.memory if fork else False,
     )
     await store.add(transaction, sandbox)
     if key is not None:

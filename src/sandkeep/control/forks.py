@@ -12,11 +12,11 @@ from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import BUILD_LABEL
-from sandkeep.domain.errors import SandkeepError
+from sandkeep.domain.errors import Conflict, SandkeepError, Unsupported
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.names import check_name
-from sandkeep.domain.sandbox import Sandbox
-from sandkeep.domain.snapshot import Snapshot
+from sandkeep.domain.sandbox import Phase, Sandbox
+from sandkeep.domain.snapshot import Snapshot, SnapshotKind
 
 
 class Forks:
@@ -31,14 +31,15 @@ class Forks:
         reference: str,
         snapshot: str | None,
         *,
+        kind: SnapshotKind | None = None,
         count: int,
         name: str | None,
         key: str | None,
         caller: str,
     ) -> list[Sandbox]:
-        """With the spec of this one, on copies of the snapshot's disk: all of them, or none. Without a snapshot one is made
-        first, and stays. `name`: of the one, or NAME-1, NAME-2, ... of several; `key`: the idempotency key; `caller`: the
-        key that asks."""
+        """With the spec of this one, from the snapshot: all of them, or none. Without a snapshot one is made first, and stays.
+        `kind`: with memory and processes or without; None: with, where there are some and the runtime can. `name`: of the
+        one, or NAME-1, NAME-2, ... of several; `key`: the idempotency key; `caller`: the key that asks."""
         names: list[str | None] = [name] * count
         if name is not None:
             names = [name if count == 1 else f"{name}-{number}" for number in range(1, count + 1)]
@@ -49,15 +50,22 @@ class Forks:
         spec = replace(source.spec, labels=labels)
         once = key and f"fork/{hashlib.sha256(key.encode()).hexdigest()}"
         if snapshot is None:
-            origin = await self._snapshots.create(project_id, source.id, reason="for a fork", key=once)
+            origin = await self._keep(source, kind, once)
         else:
             origin = await self._snapshots.get(project_id, source.id, snapshot)
+        memory = origin.kind is SnapshotKind.FULL and kind is not SnapshotKind.DISK
+        if kind is SnapshotKind.FULL and not memory:
+            raise Conflict(
+                f"the snapshot {origin.name or origin.id} has no memory",
+                hint="fork its disk (leave out the kind), or the running sandbox",
+                field="kind",
+            )
         made: dict[int, Sandbox] = {}
         fresh: list[Sandbox] = []
         errors: list[SandkeepError] = []
 
         async def one_of_them(number: int, name: str | None) -> None:
-            fork = Fork(origin.id, json.dumps([source.id, snapshot, count, number, name]))
+            fork = Fork(origin.id, memory, json.dumps([source.id, snapshot, count, number, name, kind]))
             try:
                 sandbox, new = await self._sandboxes.create(
                     project_id, name, spec, once and f"{once}/{number}", caller, fork=fork
@@ -78,6 +86,16 @@ class Forks:
         if fresh:
             await self._tell(source, origin, forks)
         return forks
+
+    async def _keep(self, source: Sandbox, kind: SnapshotKind | None, key: str | None) -> Snapshot:
+        """The moment that they are to go on from."""
+        reason = "for a fork"
+        if kind is None and source.status.phase not in (Phase.STOPPED, Phase.FAILED):
+            with suppress(Unsupported):
+                full = SnapshotKind.FULL
+                return await self._snapshots.create(source.project_id, source.id, kind=full, reason=reason, key=key)
+        kind = kind or SnapshotKind.DISK
+        return await self._snapshots.create(source.project_id, source.id, kind=kind, reason=reason, key=key)
 
     async def _take_back(self, fresh: list[Sandbox], snapshot: Snapshot | None) -> None:
         """A node that is away deletes them when it is back."""

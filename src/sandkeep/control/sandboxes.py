@@ -123,7 +123,7 @@ class Sandboxes:
         fork: Fork | None = None,
     ) -> tuple[Sandbox, bool]:
         """`spec.template` is the name asked for. With a name: get-or-create. True: it was made by this call. `caller`:
-        the key that asks; the callers take turns. `fork`: its disk is a copy of a snapshot."""
+        the key that asks; the callers take turns. `fork`: it goes on from a snapshot of another."""
         if name is not None:
             check_name(name)
         spec.check()
@@ -146,7 +146,7 @@ class Sandboxes:
             async with self._turns.turn(caller):
                 operation = OperationRef(sandbox.operation, sandbox.epoch)
                 if sandbox.origin:
-                    observed = await self._runner.fork(operation, node_view, sandbox.origin)
+                    observed = await self._runner.fork(operation, node_view, sandbox.origin, sandbox.origin_memory)
                 else:
                     observed = await self._runner.create(operation, node_view)
         except Unavailable:

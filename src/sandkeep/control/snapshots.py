@@ -7,10 +7,11 @@ so that a call that comes late is refused like any other.
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from sandkeep.contracts.clock import Clock
+from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.changes import refuse_deleted
 from sandkeep.control.creation import made_before
@@ -18,7 +19,10 @@ from sandkeep.control.events import Events, Ledger
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.domain.errors import (
     Busy,
+    Conflict,
+    NoCapacity,
     NotFound,
+    PauseFailed,
     QuotaExceeded,
     SandkeepError,
     Unavailable,
@@ -40,10 +44,11 @@ MOST = 1000
 
 
 class Snapshots:
-    def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner, clock: Clock) -> None:
+    def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner, guest: Guest, clock: Clock) -> None:
         self._events = events
         self._sandboxes = sandboxes
         self._runner = runner
+        self._guest = guest
         self._clock = clock
 
     # -- looking
@@ -103,6 +108,9 @@ class Snapshots:
                         ledger.transaction, project_id, key, fingerprint, snapshot.id, snapshot.created_at
                     )
                 intent, operation = await self._sandboxes.intend(ledger, sandbox)
+            if kind is SnapshotKind.FULL and sandbox.status.phase is Phase.RUNNING:
+                with suppress(SandkeepError):  # a save resets its connections: better now than in the middle of a call
+                    await self._guest.hang_up((await self._runner.endpoint(sandbox.id)).address)
             try:
                 made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot))
             except Unavailable:
@@ -137,8 +145,11 @@ class Snapshots:
 
     # -- going back
 
-    async def rollback(self, project_id: str, reference: str, snapshot: str, *, keep_before: bool) -> Sandbox:
-        """In place, under the same identity: running again when it ran, else stopped."""
+    async def rollback(
+        self, project_id: str, reference: str, snapshot: str, *, kind: SnapshotKind | None, keep_before: bool
+    ) -> Sandbox:
+        """In place, under the same identity: running again when it ran, else stopped, or paused at that moment. `kind`: None:
+        all that the snapshot has."""
         target = await self.get(project_id, reference, snapshot)
         sandbox = await self._sandboxes.get(project_id, target.sandbox_id)
         if sandbox.spec.persistence is Persistence.EPHEMERAL:
@@ -148,13 +159,16 @@ class Snapshots:
                 field="persistence",
             )
         called = target.name or target.id
+        memory = target.kind is SnapshotKind.FULL and kind is not SnapshotKind.DISK
+        if kind is SnapshotKind.FULL and not memory:
+            raise Conflict(f"the snapshot {called} has no memory", hint="leave out the kind", field="kind")
         if keep_before:
-            await self.create(project_id, target.sandbox_id, reason=f"before the rollback to {called}")
+            await self._keep_before(sandbox, memory, f"before the rollback to {called}")
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             self._sandboxes.endpoints.forget(sandbox.id)
             try:
-                return await self._runner.rollback(operation, sandbox.id, target.id)
+                return await self._runner.rollback(operation, sandbox.id, target.id, memory)
             finally:
                 self._sandboxes.endpoints.forget(sandbox.id)  # it has another machine
 
@@ -167,6 +181,16 @@ class Snapshots:
             lambda _: False,
             act,
         )
+
+    async def _keep_before(self, sandbox: Sandbox, memory: bool, reason: str) -> Snapshot:
+        """`memory`: too, if there is some that can be kept; the disk in any case."""
+        if memory and sandbox.status.phase in (Phase.RUNNING, Phase.PAUSED):
+            try:
+                full = SnapshotKind.FULL
+                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason)
+            except (PauseFailed, Unsupported, NoCapacity) as error:
+                reason += f" (without its memory: {error.message})"
+        return await self.create(sandbox.project_id, sandbox.id, reason=reason)
 
     # -- the frame around a change
 

@@ -263,7 +263,9 @@ class Sandbox:
     operation: str | None = None
     restarts: Restarts = field(default_factory=Restarts)
     origin: str | None = None
-    """The snapshot that its disk was forked from."""
+    """The snapshot that it was forked from."""
+    origin_memory: bool = False
+    """And whether with its memory."""
 
 
 def may_follow(before: Phase, after: Phase) -> bool:

@@ -10,9 +10,10 @@ _MOST_TAGS, _LONGEST_TAG = 32, 64
 
 
 class SnapshotKind(StrEnum):
-    """What it keeps."""
+    """What it keeps: the disk, or memory and processes, too."""
 
     DISK = "disk"
+    FULL = "full"
 
 
 class SnapshotPhase(StrEnum):

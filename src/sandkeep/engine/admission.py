@@ -85,14 +85,16 @@ def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> No
         )
 
 
-def admit_save(capacity: Capacity, rules: Rules, memory_used: int) -> None:
-    """Raises NoCapacity when a memory image of this size does not fit into the pool."""
+def admit_save(capacity: Capacity, rules: Rules, memory_used: int, *, stays: bool = False) -> None:
+    """Raises NoCapacity when a memory image of this size does not fit into the pool. `stays`: beside what the pauses of
+    running sandboxes need, since this one runs on."""
     _check_metadata(capacity)
-    room = capacity.pool_free - rules.pool_reserve // 2
+    room = capacity.pool_free - rules.pool_reserve // 2 - (capacity.pool_reserved if stays else 0)
     if memory_used + 16 * MIB > room:
         _refuse(
             f"the memory image needs {format_size(memory_used)} in the pool and {format_size(max(0, room))} are free",
-            "pause with --hold=memory, delete something, or grow the pool: sandkeep setup --pool-size",
+            "keep no memory on disk (pause --hold=memory, snapshot --kind disk), delete something, or grow the pool: "
+            "sandkeep setup --pool-size",
             capacity,
             0,
         )

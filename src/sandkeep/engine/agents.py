@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from sandkeep.domain.errors import SandkeepError, Unsupported
 from sandkeep.domain.sandbox import Phase
 from sandkeep.engine.parts import Parts
-from sandkeep.engine.records import Record
+from sandkeep.engine.records import Kept, Record
 from sandkeep.telemetry.log import log
 
 
@@ -57,19 +57,21 @@ async def sweep(parts: Parts) -> None:
     """Remove what no record needs: agents, and the runtimes' builds. While there are records that cannot be read, nobody
     knows what they need, and all stays."""
     records = [record for record in parts.records.sandboxes.values() if needs_agent(record)]
-    if parts.records.unreadable or not all(record.agent for record in records):
+    snapshots = [kept for kept in parts.records.snapshots.values() if kept.generation.files]
+    if parts.records.unreadable or not all([r.agent for r in records] + [kept.agent for kept in snapshots]):
         return
     try:
-        await _remove_unneeded(parts, records)
+        await _remove_unneeded(parts, records, snapshots)
     except OSError as error:
         log("task.failed", "error", task="agents.sweep", error=repr(error))
 
 
-async def _remove_unneeded(parts: Parts, records: list[Record]) -> None:
-    needed = {record.agent for record in records}
-    for kind, runtime in parts.runtimes.items():
+async def _remove_unneeded(parts: Parts, records: list[Record], snapshots: list[Kept]) -> None:
+    needed = {record.agent for record in records} | {kept.agent for kept in snapshots}
+    images = [record.generation.requires for record in records if record.generation]
+    images += [kept.generation.requires for kept in snapshots]
+    for runtime in parts.runtimes.values():
         if runtime.capabilities.available:
-            images = [r.generation.requires for r in records if r.generation and r.spec.runtime is kind]
             await runtime.keep_builds(images)
     current = parts.settings.agent_folder
     for path in sorted(current.parent.glob("*")):  # also one that was half removed

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 
-from sandkeep.contracts.guest import GuestInit
+from sandkeep.contracts.guest import Becoming, GuestInit, GuestResume
 from sandkeep.contracts.network import Attachment
-from sandkeep.contracts.runtime import Runtime
+from sandkeep.contracts.runtime import MemoryImage, Runtime
 from sandkeep.domain.errors import Internal, SandkeepError
 from sandkeep.domain.sandbox import ConditionKind, Phase, RuntimeKind
 from sandkeep.engine.journal import Entry
@@ -55,6 +56,36 @@ async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos, *, new_
     return replace(ready, phase=Phase.RUNNING, hold=None, exited=0)
 
 
+async def restore(
+    parts: Parts,
+    record: Record,
+    folder: Path,
+    image: MemoryImage,
+    entry: Entry,
+    undos: Undos,
+    *,
+    event: str,
+    credential: str | None = None,
+) -> None:
+    """Network and disk are there: it goes on from the image, and its agent has told it what changed when this returns.
+    `credential`: of the sandbox whose memory this is a copy of; it then takes an identity of its own."""
+    runtime = parts.runtime(record.spec.runtime)
+    plan = parts.plan(record)
+    entry.step("memory.restore", machine=plan.id)
+    undos.push("machine", lambda: runtime.kill(plan.id))
+    await runtime.restore(plan, folder, image)
+    endpoint = parts.endpoint(record)
+    become = None
+    if credential is not None:
+        become = Becoming(record.id, endpoint.credential)
+        endpoint = replace(endpoint, credential=credential)
+    values = GuestResume(hostname(record), plan.id, event, become)
+    async with while_alive(runtime, plan.id):
+        await parts.guest.wait_ready(endpoint, parts.settings.boot_deadline)
+        entry.step("guest.resume")
+        await parts.guest.resumed(endpoint, values, parts.clock.now)
+
+
 @asynccontextmanager
 async def while_alive(runtime: Runtime, machine_id: str) -> AsyncIterator[None]:
     """The body waits for the agent of this machine: it does not wait until its deadline for one that has ended. Raises
@@ -85,6 +116,7 @@ async def introduce(parts: Parts, record: Record, *, new_identity: bool = False)
             memory_limit=record.spec.limits.memory,
             oom_guard=record.spec.runtime is RuntimeKind.GVISOR,
             ca_bundle=parts.settings.ca_bundle,
+            generation=record.machine or "",
             new_identity=new_identity,
         ),
     )
@@ -119,7 +151,14 @@ async def end(parts: Parts, record: Record) -> Record:
     return replace(record, machine=None, slot=0)
 
 
-async def flush(parts: Parts, record: Record) -> None:
-    """Let the agent write back what the guest holds; a guest that does not answer is ended all the same."""
+async def flush(parts: Parts, record: Record, event: str = "") -> None:
+    """Let the agent write back what the guest holds; a guest that does not answer is ended all the same. `event`: its quiesce
+    hooks run first."""
     with suppress(Exception), anyio.move_on_after(parts.settings.quiesce_deadline + 1):
-        await parts.guest.quiesce(parts.endpoint(record), parts.settings.quiesce_deadline)
+        await parts.guest.quiesce(parts.endpoint(record), parts.settings.quiesce_deadline, event)
+
+
+async def unquiesce(parts: Parts, record: Record, event: str) -> None:
+    """Its thaw hooks run. One that does not answer runs on all the same."""
+    with suppress(Exception), anyio.move_on_after(parts.settings.quiesce_deadline + 1):
+        await parts.guest.thawed(parts.endpoint(record), parts.settings.quiesce_deadline, event)

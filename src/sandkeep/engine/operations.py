@@ -18,7 +18,7 @@ from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.parts import Parts
-from sandkeep.engine.records import Record
+from sandkeep.engine.records import Generation, Record
 from sandkeep.engine.storage import storage_error
 from sandkeep.engine.undo import Undos
 from sandkeep.telemetry.log import log
@@ -71,13 +71,21 @@ class Operations:
         return values[0]
 
     async def operate(
-        self, operation: OperationRef, sandbox_id: str, verb: str, phase: Phase | None, work: Work, **facts: Any
+        self,
+        operation: OperationRef,
+        sandbox_id: str,
+        verb: str,
+        phase: Phase | None,
+        work: Work,
+        *,
+        as_long_as: Phase | None = None,
+        **facts: Any,
     ) -> Observed:
         """One change of one sandbox: `work` acts and returns the record as it is to be. It may be repeated with the same
-        operation, whose outcome is then told again."""
+        operation, whose outcome is then told again. `as_long_as`: of which phase it has the deadline, if it shows none."""
 
         async def body() -> Observed:
-            async with self._lanes.operate(sandbox_id, phase, DEADLINES.get(phase or Phase.NEW, 60.0)):
+            async with self._lanes.operate(sandbox_id, phase, DEADLINES.get(phase or as_long_as or Phase.NEW, 60.0)):
                 record = self.known(sandbox_id)
                 self.fence(operation, record)
                 if operation.id in record.outcomes:
@@ -117,13 +125,14 @@ class Operations:
                 with suppress(SandkeepError):  # what cannot be noted is done all the same, from here on
                     entry.step("machine.end")
                 after = self._parts.records.save(await machine.end(self._parts, after))
-            elif before.generation and not (after.generation and after.phase is Phase.PAUSED):
+            elif before.generation and not _still_paused_on(before.generation, after):
                 with suppress(SandkeepError):
                     entry.step("generation.drop")
-                if after.generation:
+                if after.generation and after.phase is not Phase.PAUSED:
                     await self._parts.disks.sync()
                     after = self._parts.records.save(replace(after, generation=None))
-                await self._parts.disks.drop_generation(after.id, before.generation.id)
+                if not self._parts.records.needed(before.generation.id):
+                    await self._parts.disks.drop_generation(after.id, before.generation.id)
                 dropped = True
         if dropped:
             self._close_durably(entry)
@@ -155,6 +164,10 @@ class Operations:
         """Raises Superseded."""
         if operation.epoch < record.epoch:
             raise Superseded(f"epoch {operation.epoch} is older than {record.epoch}", current=record.epoch)
+
+
+def _still_paused_on(generation: Generation, after: Record) -> bool:
+    return after.phase is Phase.PAUSED and after.generation is not None and after.generation.id == generation.id
 
 
 def replay(record: Record, operation_id: str) -> Observed:

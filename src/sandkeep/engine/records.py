@@ -113,10 +113,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Kept:
-    """A snapshot, and the generation of its sandbox that holds it."""
+    """A snapshot, and the generation of its sandbox that holds it. agent: the folder of the agent that its memory goes on
+    with."""
 
     snapshot: SnapshotOnNode
     generation: Generation
+    agent: str = ""
 
     @property
     def id(self) -> str:
@@ -175,7 +177,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
 def _kept_from_json(data: dict[str, Any]) -> Kept:
     snapshot = data["snapshot"]
     shown = {**snapshot, "kind": SnapshotKind(snapshot["kind"]), "tags": tuple(snapshot["tags"])}
-    return Kept(SnapshotOnNode(**shown), Generation(**data["generation"]))
+    return Kept(SnapshotOnNode(**shown), Generation(**data["generation"]), data.get("agent", ""))
 
 
 def _checksum(data: dict[str, Any]) -> str:
@@ -340,6 +342,12 @@ class Records:
         """Generation -> its sandbox, of all that a record or a snapshot needs."""
         paused = {r.generation.id: r.id for r in self.sandboxes.values() if r.generation}
         return paused | {kept.generation.id: kept.snapshot.sandbox_id for kept in self.snapshots.values()}
+
+    def needed(self, generation_id: str, *, but: str = "") -> bool:
+        """By a snapshot, or by the record of a sandbox (other than `but`): two of them may share one."""
+        paused = (r for r in self.sandboxes.values() if r.generation and r.id != but)
+        generations = [r.generation for r in paused] + [kept.generation for kept in self.snapshots.values()]
+        return any(one is not None and one.id == generation_id for one in generations)
 
     def save_snapshot(self, kept: Kept) -> None:
         with writing("the record"):

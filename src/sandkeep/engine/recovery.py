@@ -122,12 +122,14 @@ async def _finish_rollback(parts: Parts, record: Record, item: Interrupted) -> b
         return False
     if record.phase is Phase.DELETED:
         return False
-    restored = await snapshots.restore(parts, await machine.end(parts, record), kept)
-    if record.phase is Phase.RUNNING:
+    ended = await machine.end(parts, record)
+    memory = bool(item.facts.get("memory"))
+    restored = snapshots.paused_at(ended, kept) if memory else await snapshots.restore(parts, ended, kept)
+    if record.phase is Phase.RUNNING and not memory:
         reason = f"{restored.reason}; its start was interrupted"
         restored = replace(restored, exited=record.boots, reason=reason)
     parts.records.save(restored)
-    if record.generation and record.generation.id not in parts.records.generations():
+    if record.generation and not parts.records.needed(record.generation.id):
         await parts.disks.drop_generation(record.id, record.generation.id)
     return True
 
@@ -200,7 +202,8 @@ async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:
             await parts.disks.sync()
             generation = record.generation.id
             parts.records.save(replace(record, generation=None))
-            await parts.disks.drop_generation(record.id, generation)
+            if not parts.records.needed(generation):
+                await parts.disks.drop_generation(record.id, generation)
     elif not frozen:
         await runtime.freeze(record.machine)
     log("machine.adopted", sandbox=record.id, machine=record.machine)
@@ -214,7 +217,7 @@ async def _machine_lost(parts: Parts, record: Record) -> None:
     if deleted:
         parts.records.save(replace(record, phase=Phase.DELETED, reason=what))
     else:
-        if record.generation:
+        if record.generation and not parts.records.needed(record.generation.id, but=record.id):
             await parts.disks.drop_generation(record.id, record.generation.id)
         parts.records.save(lifecycle.ended(record, what, parts.clock.now()))
     parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=what, deleted=deleted)

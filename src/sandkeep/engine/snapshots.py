@@ -3,18 +3,24 @@
 The generation is made first and the record of the snapshot last; what a crash leaves without one is dropped by recovery.
 """
 
+import secrets
 from contextlib import nullcontext
 from dataclasses import replace
 
-from sandkeep.domain.errors import NotFound, SandkeepError
+from sandkeep.domain.errors import Conflict, NotFound, SandkeepError, Unsupported
 from sandkeep.domain.ids import IdKind, new_id
-from sandkeep.domain.node import SnapshotOnNode
-from sandkeep.domain.sandbox import ConditionKind, Phase
-from sandkeep.engine import lifecycle, machine
+from sandkeep.domain.node import OperationRef, SandboxOnNode, SnapshotOnNode
+from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
+from sandkeep.domain.snapshot import SnapshotKind
+from sandkeep.engine import hibernation, lifecycle, machine
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Generation, Kept, Record
+from sandkeep.engine.saving import Save, verify
 from sandkeep.engine.undo import Undos
+from sandkeep.lib.together import together
+
+_EVENT = "snapshot"
 
 
 def find(parts: Parts, sandbox_id: str, snapshot_id: str) -> Kept:
@@ -26,26 +32,14 @@ def find(parts: Parts, sandbox_id: str, snapshot_id: str) -> Kept:
 
 
 async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entry, undos: Undos) -> Record:
-    """Of its disk as it is now; a child of what that came from. Running processes stand still only where the disk driver
-    cannot keep one instant."""
+    """Of this moment; a child of what its disk came from. What runs runs on."""
     after = replace(record, head=wanted.id)
     if wanted.id in parts.records.snapshots:  # a crash came between its record and the sandbox's
         return after
-    generation = new_id(IdKind.GENERATION)
-    running = record.phase is Phase.RUNNING
-    if running:
-        entry.step("guest.flush")
-        await machine.flush(parts, record)
-    entry.step("generation.begin", generation=generation)
-    undos.push("generation", lambda: parts.disks.drop_generation(record.id, generation))
-    entry.step("disk.snapshot")
-    held = 0.0
-    if running and not parts.disks.capabilities.atomic:
-        held = await _snapshot_frozen(parts, record, generation, undos)
+    if wanted.kind is SnapshotKind.FULL:
+        generation, held = await _full(parts, record, entry, undos)
     else:
-        await parts.disks.snapshot(record.id, generation)
-    entry.step("disk.sync")
-    await parts.disks.sync()
+        generation, held = await _of_disk(parts, record, entry, undos)
     entry.step("snapshot.record")
 
     async def forget() -> None:
@@ -53,8 +47,58 @@ async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entr
 
     undos.push("snapshot", forget)
     made = replace(wanted, held=held, parent=record.head or None)
-    parts.records.save_snapshot(Kept(made, Generation(generation, parts.clock.now(), files={}, requires={})))
+    parts.records.save_snapshot(Kept(made, generation, record.agent))
     return after
+
+
+async def _of_disk(parts: Parts, record: Record, entry: Entry, undos: Undos) -> tuple[Generation, float]:
+    """Running processes stand still only where the disk driver cannot keep one instant."""
+    generation = new_id(IdKind.GENERATION)
+    running, held = record.phase is Phase.RUNNING, 0.0
+    if running:
+        entry.step("guest.flush")
+        await machine.flush(parts, record, _EVENT)
+    entry.step("generation.begin", generation=generation)
+    undos.push("generation", lambda: parts.disks.drop_generation(record.id, generation))
+    entry.step("disk.snapshot")
+    if running and not parts.disks.capabilities.atomic:
+        held = await _snapshot_frozen(parts, record, generation, undos)
+    else:
+        await parts.disks.snapshot(record.id, generation)
+    if running:
+        entry.step("guest.thaw")
+        await machine.unquiesce(parts, record, _EVENT)
+    entry.step("disk.sync")
+    await parts.disks.sync()
+    return Generation(generation, parts.clock.now(), files={}, requires={}), held
+
+
+async def _full(parts: Parts, record: Record, entry: Entry, undos: Undos) -> tuple[Generation, float]:
+    """With memory and processes. What is paused on disk shares that generation."""
+    if record.phase is Phase.PAUSED and record.generation:
+        return record.generation, 0.0
+    if record.phase not in (Phase.RUNNING, Phase.PAUSED):
+        raise Conflict(f"it is {record.phase}: there is no memory to keep", hint="keep its disk: snapshot --kind disk")
+    capabilities = parts.runtime(record.spec.runtime).capabilities
+    if Hold.DISK not in capabilities.holds:
+        reason = capabilities.unsupported.get("hold=disk", "its memory cannot be saved")
+        raise Unsupported(f"{record.spec.runtime}: {reason}", hint="keep its disk: snapshot --kind disk", field="kind")
+    if record.phase is Phase.PAUSED:  # its record goes on saying so: what fails or is interrupted is frozen again
+        undos.push("freeze", lambda: hibernation.freeze_again(parts, record))
+        await hibernation.resume_in_memory(parts, record, entry)
+    save = Save(parts, record, new_id(IdKind.GENERATION), _EVENT, stays=True)
+    await save.check()
+    async with save.failing():
+        await save.memory(entry, undos)
+        await save.disk(entry)
+        await save.run_on(entry)
+        await save.files()
+        kept = await save.durable(entry)
+    await machine.unquiesce(parts, record, _EVENT)
+    if record.phase is Phase.PAUSED:
+        entry.step("machine.freeze")
+        await hibernation.freeze_again(parts, record)
+    return kept, save.held
 
 
 async def _snapshot_frozen(parts: Parts, record: Record, generation: str, undos: Undos) -> float:
@@ -83,18 +127,31 @@ async def delete(parts: Parts, record: Record, snapshot_id: str, entry: Entry) -
             parts.records.save_snapshot(replace(child, snapshot=replace(child.snapshot, parent=kept.snapshot.parent)))
     parts.records.remove_snapshot(snapshot_id)
     entry.step("generation.drop")
-    await parts.disks.drop_generation(record.id, kept.generation.id)
+    if not parts.records.needed(kept.generation.id):
+        await parts.disks.drop_generation(record.id, kept.generation.id)
     await parts.disks.sync()  # gone also after a power cut, before the intent is forgotten
     return record
 
 
-async def rollback(parts: Parts, record: Record, kept: Kept, entry: Entry, undos: Undos) -> Record:
-    """Its disk is the snapshot's from now on; with a new machine when it had one that ran."""
+async def rollback(parts: Parts, record: Record, kept: Kept, memory: bool, entry: Entry, undos: Undos) -> Record:
+    """Its disk is the snapshot's from now on; with a new machine when it had one that ran. `memory`: that goes on from the
+    snapshot's memory; without one it is then paused at that moment."""
     again = record.phase is Phase.RUNNING
     await parts.disks.check_generation(record.id, kept.generation.id)  # while it still runs
+    if memory:
+        await _check_memory(parts, record, kept)
     with parts.promised(record) if again else nullcontext():
         entry.step("machine.end")
         record = await machine.end(parts, record)
+        if memory:
+            record = paused_at(record, kept)
+            if not again:
+                return record
+            record = parts.records.save(
+                record
+            )  # from here on it is paused at that moment, whatever becomes of the resume
+            record = await hibernation.resume_from_disk(parts, record, entry, undos, event="rollback", verified=True)
+            return replace(record, generation=None, reason=f"rolled back to {_called(kept)}")
         try:
             record = await restore(parts, record, kept, entry)
         except SandkeepError as error:
@@ -108,6 +165,60 @@ async def rollback(parts: Parts, record: Record, kept: Kept, entry: Entry, undos
         record = parts.records.save(record)
         record = await lifecycle.start(parts, record, entry, undos)
     return replace(record, reason=f"rolled back to {_called(kept)}")
+
+
+async def _check_memory(parts: Parts, record: Record, kept: Kept) -> None:
+    """Raises Conflict, Unsupported, Internal; nothing was touched."""
+    if not kept.generation.files:
+        raise Conflict(f"{_called(kept)} has no memory", hint="it is a snapshot of the disk alone")
+    hibernation.check_fits(parts, replace(record, agent=kept.agent), kept.generation)
+    await verify(parts.disks.memory_folder(record.id, kept.generation.id), kept.generation)
+
+
+async def fork_memory(
+    parts: Parts, operation: OperationRef, sandbox: SandboxOnNode, origin: Kept, entry: Entry, undos: Undos
+) -> Record:
+    """Another sandbox that goes on from the snapshot's memory and disk, under an identity of its own: running and answering when
+    it returns. Nothing reaches it before it has one."""
+    source = parts.records.sandboxes.get(origin.snapshot.sandbox_id)
+    if source is None:
+        raise NotFound(f"sandbox {origin.snapshot.sandbox_id} has no record on this node")
+    record = Record(sandbox, operation.epoch, 0, secrets.token_urlsafe(32), agent=origin.agent)
+    await parts.disks.check_generation(source.id, origin.generation.id)
+    image = hibernation.check_fits(parts, record, origin.generation)
+    folder = parts.disks.memory_folder(source.id, origin.generation.id)
+    record = machine.next_machine(parts, record, undos)
+    entry.step("disk.create", generation=origin.generation.id, machine=record.machine, slot=record.slot)
+    undos.push("disk", lambda: parts.disks.delete(record.id))
+    async with together() as side:
+        side.start_soon(verify, folder, origin.generation)
+        side.start_soon(parts.disks.fork, record.id, source.id, origin.generation.id, sandbox.spec.limits.disk)
+        attachment = await machine.connect(parts, record, entry, undos, blocked=True)
+    async with together() as side:
+        side.start_soon(parts.disks.sync)
+        await machine.restore(parts, record, folder, image, entry, undos, event="fork", credential=source.token)
+    entry.step("network.unblock")
+    await parts.networks.unblock(attachment)
+    now = parts.clock.now()
+    ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
+    ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
+    return replace(ready, phase=Phase.RUNNING, reason="forked with its memory")
+
+
+def paused_at(record: Record, kept: Kept) -> Record:
+    """The record of the sandbox without a machine, paused on disk at the snapshot's moment, whose generation it shares. Recovery
+    finishes a rollback by it."""
+    record = record.without_condition(ConditionKind.MEMORY_LOST)
+    return replace(
+        record,
+        phase=Phase.PAUSED,
+        hold=Hold.DISK,
+        generation=kept.generation,
+        agent=kept.agent,
+        reason=f"rolled back to {_called(kept)}",
+        exited=0,
+        head=kept.snapshot.id,
+    )
 
 
 async def restore(parts: Parts, record: Record, kept: Kept, entry: Entry | None = None) -> Record:

@@ -33,13 +33,14 @@ from sandkeep.domain.node import (
     Usage,
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
+from sandkeep.domain.snapshot import SnapshotKind
 from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine, snapshots
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.operations import SYNC_PATIENCE, Operations, replay
 from sandkeep.engine.parts import Parts
-from sandkeep.engine.records import Record
+from sandkeep.engine.records import Kept, Record
 from sandkeep.engine.recovery import mend, recover
 from sandkeep.engine.rescue import give_back, leave_or_stay, set_room
 from sandkeep.engine.tombstones import Tombstones
@@ -89,12 +90,14 @@ class Supervisor:
     # -- operations
 
     async def create(self, operation: OperationRef, sandbox: SandboxOnNode) -> Observed:
-        return await self._make(operation, sandbox, None)
+        return await self._make(operation, sandbox, None, False)
 
-    async def fork(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str) -> Observed:
-        return await self._make(operation, sandbox, snapshot_id)
+    async def fork(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str, memory: bool) -> Observed:
+        return await self._make(operation, sandbox, snapshot_id, memory)
 
-    async def _make(self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str | None) -> Observed:
+    async def _make(
+        self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str | None, memory: bool
+    ) -> Observed:
         async def body() -> Observed:
             async with self._lanes.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
                 existing = self._parts.records.sandboxes.get(sandbox.id)
@@ -113,7 +116,7 @@ class Supervisor:
                     entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
                     try:
                         async with Undos() as undos:
-                            record = await lifecycle.create(self._parts, operation, sandbox, entry, undos, origin)
+                            record = await self._begin(operation, sandbox, entry, undos, origin, memory)
                             entry.step("record")
                             record = self._parts.records.save(record.with_outcome(operation.id, None))
                     except BaseException:
@@ -126,6 +129,19 @@ class Supervisor:
                 return record.observed()
 
         return await self._operations.detached(body)
+
+    async def _begin(
+        self,
+        operation: OperationRef,
+        sandbox: SandboxOnNode,
+        entry: Entry,
+        undos: Undos,
+        origin: Kept | None,
+        memory: bool,
+    ) -> Record:
+        if origin and memory:
+            return await snapshots.fork_memory(self._parts, operation, sandbox, origin, entry, undos)
+        return await lifecycle.create(self._parts, operation, sandbox, entry, undos, origin)
 
     async def start(self, operation: OperationRef, sandbox_id: str, rescue: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
@@ -365,7 +381,8 @@ class Supervisor:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             return await snapshots.make(self._parts, record, snapshot, entry, undos)
 
-        await self._operations.operate(operation, sandbox_id, "snapshot", None, work)
+        long = Phase.PAUSING if snapshot.kind is SnapshotKind.FULL else None
+        await self._operations.operate(operation, sandbox_id, "snapshot", None, work, as_long_as=long)
         return snapshots.find(self._parts, sandbox_id, snapshot.id).snapshot
 
     async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
@@ -374,14 +391,14 @@ class Supervisor:
 
         await self._operations.operate(operation, sandbox_id, "delete_snapshot", None, work)
 
-    async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> Observed:
+    async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str, memory: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             kept = snapshots.find(self._parts, sandbox_id, snapshot_id)
             self._exits.expect(record)
-            return await snapshots.rollback(self._parts, record, kept, entry, undos)
+            return await snapshots.rollback(self._parts, record, kept, memory, entry, undos)
 
         return await self._operations.operate(
-            operation, sandbox_id, "rollback", Phase.STARTING, work, snapshot=snapshot_id
+            operation, sandbox_id, "rollback", Phase.STARTING, work, snapshot=snapshot_id, memory=memory
         )
 
     async def snapshots(self) -> list[SnapshotOnNode]:

@@ -74,6 +74,7 @@ def _row(sandbox: Sandbox) -> dict[str, Any]:
         "restart_at": sandbox.restarts.next_at,
         "ended_machine": sandbox.restarts.machine,
         "origin": sandbox.origin,
+        "origin_memory": sandbox.origin_memory,
     }
 
 
@@ -111,6 +112,7 @@ def _sandbox(row: Any) -> Sandbox:
         operation=row.operation,
         restarts=Restarts(row.failures, row.restart_at, row.ended_machine),
         origin=row.origin,
+        origin_memory=row.origin_memory,
     )
 
 

@@ -7,12 +7,13 @@ from pydantic import Field
 
 from sandkeep.wire.shape import Asked, Given, ShortText
 
-SnapshotKind = Literal["disk"]
+SnapshotKind = Literal["disk", "full"]
 
 
 class SnapshotCreate(Asked):
     """`name`: unique among the snapshots of its sandbox; without one it goes by its id. `tags` are words to find it by, and
-    to keep it by."""
+    to keep it by. `kind`: `full` keeps memory and processes, too, of a running or paused sandbox whose runtime can; it resets
+    the sandbox's outside connections."""
 
     kind: SnapshotKind = "disk"
     name: ShortText | None = None
@@ -36,16 +37,20 @@ class SnapshotView(Given):
 
 
 class RollbackRequest(Asked):
-    """`snapshot`: name or id. The moment before is kept as a snapshot of its own, unless `keep_before` is false."""
+    """`snapshot`: name or id. `kind`: `disk` leaves the memory of a full one aside. The moment before is kept as a snapshot of
+    its own, unless `keep_before` is false."""
 
     snapshot: ShortText
+    kind: SnapshotKind | None = None
     keep_before: bool = True
 
 
 class ForkRequest(Asked):
-    """`snapshot`: name or id; without one, a snapshot is made first and stays. `name`: of the fork; of several NAME-1,
+    """`snapshot`: name or id; without one, a snapshot is made first and stays. `kind`: with memory and processes (`full`) or
+    without; null: with, where there are some and the runtime can. `name`: of the fork; of several NAME-1,
     NAME-2, ..."""
 
     snapshot: ShortText | None = None
+    kind: SnapshotKind | None = None
     count: int = Field(1, ge=1, le=100)
     name: ShortText | None = None

@@ -18,22 +18,28 @@ if TYPE_CHECKING:
 @click.option(
     "--count", metavar="N", type=click.IntRange(1, 100), default=1, help="How many (default: 1; at most 100)."
 )
+@click.option(
+    "--kind", type=click.Choice(["disk", "full"]), help="The disk alone, or with memory (default: if it can)."
+)
 @click.option("--name", metavar="N", help="Of the fork; several are called N-1, N-2, ...")
 @pass_session
-def fork(session: Session, point: Point, count: int, name: str | None) -> None:
+def fork(session: Session, point: Point, count: int, kind: str | None, name: str | None) -> None:
     """Make new sandboxes, running, as one is now or was at a snapshot. Without a snapshot one is made first, and stays.
-    Prints the ids alone when the output is not a terminal.
+    Processes go on in each of them where the runtime can save memory (gVisor); what they hold in memory is copied, secrets
+    too. Prints the ids alone when the output is not a terminal.
 
     \b
     Examples:
       sandkeep fork dev --name dev2
       sandkeep fork dev@clean --count 10 --name try
+      sandkeep fork dev --kind disk
       for id in $(sandkeep fork dev@clean --count 3); do sandkeep exec "$id" -- make test; done
     """
     from sandkeep.sdk.requests import fresh_key
 
     source = session.sandbox(point.sandbox)
-    asked: dict[str, Any] = {"snapshot": point.snapshot or None, "name": name, "idempotency_key": fresh_key()}
+    asked: dict[str, Any] = {"snapshot": point.snapshot or None, "kind": kind, "name": name}
+    asked["idempotency_key"] = fresh_key()
     try:
         with working(session, f"making {counted(count, 'fork')} of {point}"):
             forks = source.fork(count, **asked)

@@ -32,16 +32,18 @@ def snapshot() -> None:
 @snapshot.command()
 @sandbox_argument
 @click.option("--name", metavar="S", help="Of the snapshot; without one it goes by its id.")
-@click.option("--kind", type=click.Choice(["disk"]), help="What is kept (default: disk, the files).")
+@click.option("--kind", type=click.Choice(["disk", "full"]), help="disk: the files (default); full: memory, too.")
 @click.option("--tag", "tags", metavar="T", multiple=True, help="A word to find or keep it by; may be repeated.")
 @pass_session
 def create(session: Session, ref: str, name: str | None, kind: Any, tags: tuple[str, ...]) -> None:
-    """Keep a sandbox as it is now; a running one goes on. Prints the id alone when the output is not a terminal.
+    """Keep a sandbox as it is now; a running one goes on. A full snapshot keeps memory and processes, too; it resets the
+    sandbox's connections to the outside. Prints the id alone when the output is not a terminal.
 
     \b
     Examples:
       sandkeep snapshot create dev --name clean
       sandkeep snapshot create dev --tag before-upgrade
+      sandkeep snapshot create dev --kind full --name working
       id=$(sandkeep snapshot create dev) && sandkeep rollback "dev@$id"
     """
     with working(session, f"making a snapshot of {ref}"):

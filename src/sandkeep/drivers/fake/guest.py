@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStream
 
-from sandkeep.contracts.guest import ExecRequest, ExecResult, GuestInit, HttpAnswer, Unsavable
+from sandkeep.contracts.guest import ExecRequest, ExecResult, GuestInit, GuestResume, HttpAnswer, Unsavable
 from sandkeep.domain.errors import GuestUnreachable, InvalidArgument
 from sandkeep.domain.node import Endpoint
 
@@ -22,7 +22,7 @@ class FakeGuest:
     def __init__(self, alive: Alive) -> None:
         self._alive = alive
         self.inits: list[GuestInit] = []
-        self.resumes: list[str] = []
+        self.resumes: list[GuestResume] = []
         self.hung_up: list[str] = []
         self.unsavable: tuple[Unsavable, ...] = ()
 
@@ -41,14 +41,18 @@ class FakeGuest:
         self._reach(endpoint)
         self.inits.append(values)
 
-    async def quiesce(self, endpoint: Endpoint, deadline: float) -> tuple[Unsavable, ...]:
+    async def quiesce(self, endpoint: Endpoint, deadline: float, event: str = "") -> tuple[Unsavable, ...]:
         self._reach(endpoint)
         found, self.unsavable = self.unsavable, ()
         return found
 
-    async def resumed(self, endpoint: Endpoint, hostname: str, now: Callable[[], float], generation: str) -> None:
+    async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
         self._reach(endpoint)
-        self.resumes.append(generation)
+
+    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> float:
+        self._reach(endpoint)
+        self.resumes.append(values)
+        return 0.0
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult:
         """Knows `echo WORDS`, `cat` (gives stdin back), `exit N`, `sleep SECONDS`; a shell line is split at spaces."""

@@ -6,13 +6,21 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 from anyio.abc import ByteStream
 
-from sandkeep.contracts.guest import AGENT_PROTOCOLS, ExecRequest, ExecResult, GuestInit, HttpAnswer, Unsavable
+from sandkeep.contracts.guest import (
+    AGENT_PROTOCOLS,
+    ExecRequest,
+    ExecResult,
+    GuestInit,
+    GuestResume,
+    HttpAnswer,
+    Unsavable,
+)
 from sandkeep.domain.errors import (
     DeadlineExceeded,
     GuestError,
@@ -28,6 +36,8 @@ from sandkeep.wire.agent_hints import hint_for
 
 _CONNECT_TIMEOUT = 5.0
 _CALL_TIMEOUT = 10.0
+_HOOKS = 15.0
+"""Seconds for new host keys and the sandbox's own hooks, which have deadlines inside."""
 _MAX_IDLE = 8
 _MAX_JSON = 16 << 20
 _MAX_SKEW = 0.5
@@ -187,13 +197,14 @@ class AgentGuest:
                 "memoryLimitBytes": values.memory_limit,
                 "oomGuard": values.oom_guard,
                 "newIdentity": values.new_identity,
+                "generation": values.generation,
             },
+            timeout=_HOOKS + _CALL_TIMEOUT if values.new_identity else _CALL_TIMEOUT,
         )
 
-    async def quiesce(self, endpoint: Endpoint, deadline: float) -> tuple[Unsavable, ...]:
-        answer = await self._call(
-            endpoint, "POST", "/quiesce", {"deadlineMs": int(deadline * 1000)}, timeout=deadline + 2, limit=1 << 20
-        )
+    async def quiesce(self, endpoint: Endpoint, deadline: float, event: str = "") -> tuple[Unsavable, ...]:
+        asked = {"deadlineMs": int(deadline * 1000), "event": event}
+        answer = await self._call(endpoint, "POST", "/quiesce", asked, timeout=deadline + 2, limit=1 << 20)
         found = answer.get("unsavable") or []
         if not isinstance(found, list):
             raise GuestError("the agent's list of unsavable files is not a list")
@@ -203,17 +214,32 @@ class AgentGuest:
             if isinstance(item, dict)
         )
 
-    async def resumed(self, endpoint: Endpoint, hostname: str, now: Callable[[], float], generation: str) -> None:
+    async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
+        asked = {"deadlineMs": int(deadline * 1000), "event": event}
+        await self._call(endpoint, "POST", "/thaw", asked, timeout=deadline + 2)
+
+    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> float:
+        steps: dict[str, Any] = {"hostname": values.hostname, "generation": values.generation, "event": values.event}
+        if values.become:
+            steps["become"] = {"sandboxId": values.become.sandbox_id, "accessToken": values.become.credential}
         for _ in range(_CLOCK_TRIES):
             asked, began = now(), time.monotonic()
-            steps = {"timestamp": asked, "hostname": hostname, "generation": generation}
-            answer = await self._call(endpoint, "POST", "/resume", steps)
+            steps["timestamp"] = asked
+            answer = await self._call(endpoint, "POST", "/resume", steps, timeout=_HOOKS + _CALL_TIMEOUT)
+            if values.become:
+                if answer.get("sandboxId") != values.become.sandbox_id:
+                    raise GuestError(
+                        "the agent in this memory cannot take another identity", hint="fork its disk alone"
+                    )
+                endpoint = replace(endpoint, credential=values.become.credential)
+                del steps["become"]
+            steps["event"] = ""  # its hooks have run
             behind = answer.get("skewSeconds", 0.0)
             if not isinstance(behind, int | float):
                 raise GuestError("the agent's skew is not a number")
             took = time.monotonic() - began
             if -_MAX_SKEW - took <= behind <= _MAX_SKEW:
-                return
+                return float(behind)
         raise GuestError(f"the clock inside is {behind} s behind after the resume")
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult:

@@ -26,10 +26,12 @@ class AsyncSnapshots:
         tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> "SnapshotView":
-        """Keep the sandbox as it is now; a running one goes on. Without a `name` it goes by its id. Safe to repeat:
+        """Keep the sandbox as it is now; a running one goes on. `kind="full"`: with memory and processes, which resets its
+        outside connections. Without a `name` it goes by its id. Safe to repeat:
         each call carries an idempotency key (`idempotency_key` to choose it).
 
-        Raises AlreadyExists (a snapshot of this name), QuotaExceeded, NoCapacity, InvalidArgument.
+        Raises AlreadyExists (a snapshot of this name), QuotaExceeded, NoCapacity, InvalidArgument; of a full one PauseFailed
+        (nothing was changed), Unsupported, Conflict (there is no memory).
         """
         body = given(name=name, kind=kind, tags=list(tags) if tags is not None else None)
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}

@@ -334,16 +334,19 @@ class Sandbox(SandboxFields):
         tags: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> "SnapshotView":
-        """Keep it as it is now; `snapshots.create`."""
+        """Keep it as it is now, with `kind="full"` its memory and processes, too; `snapshots.create`."""
         return self.snapshots.create(name, kind=kind, tags=tags, idempotency_key=idempotency_key)
 
-    def rollback(self, snapshot: "str | SnapshotView", *, keep_before: bool = True) -> None:
-        """Back to a snapshot (its name, id or view), under the same id, name and policies; it runs again if it ran.
+    def rollback(
+        self, snapshot: "str | SnapshotView", *, kind: "SnapshotKind | None" = None, keep_before: bool = True
+    ) -> None:
+        """Back to a snapshot (its name, id or view), under the same id, name and policies; it runs again if it ran. From a full
+        one, processes go on as they were then, unless `kind="disk"`.
 
         The moment before is kept as a snapshot, unless `keep_before` is False: what is newer is gone then. Never sent
         twice. Raises NotFound.
         """
-        body = {"snapshot": snapshot_ref(snapshot), "keep_before": keep_before}
+        body = given(snapshot=snapshot_ref(snapshot), kind=kind, keep_before=keep_before)
         self._know(self._transport.call("POST", self._path + "/rollback", body=body))
 
     def fork(
@@ -351,16 +354,20 @@ class Sandbox(SandboxFields):
         count: int = 1,
         *,
         snapshot: "str | SnapshotView | None" = None,
+        kind: "SnapshotKind | None" = None,
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> "Sequence[Sandbox]":
         """So many new sandboxes as this one is now, or was at a `snapshot`, each running and answering. Without one, a
         snapshot is made first and stays.
 
-        `name`: of the fork; several are called NAME-1, NAME-2, ... Safe to repeat, as `create` is.
-        Raises NotFound, AlreadyExists (a sandbox of such a name), QuotaExceeded, NoCapacity.
+        `kind`: `"full"` with memory and processes, `"disk"` without; by default with, where there are some and the runtime
+        can. `name`: of the fork; several are called NAME-1, NAME-2, ... Safe to repeat, as `create` is.
+        Raises NotFound, AlreadyExists (a sandbox of such a name), QuotaExceeded, NoCapacity, PauseFailed (its memory cannot be
+        saved: `unsavable` names why).
         """
-        body = given(count=count, snapshot=None if snapshot is None else snapshot_ref(snapshot), name=name)
+        reference = None if snapshot is None else snapshot_ref(snapshot)
+        body = given(count=count, snapshot=reference, kind=kind, name=name)
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = self._transport.call("POST", self._path + "/fork", body=body, headers=headers, again=True)
         return [type(self)(self.client, item) for item in answer["items"]]

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 
 from sandkeep.domain.errors import Conflict
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def revision(connection: Connection) -> str | None:

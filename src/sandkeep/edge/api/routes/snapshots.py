@@ -22,7 +22,7 @@ async def create_snapshot(
     asked: Annotated[SnapshotCreate, Body(default_factory=SnapshotCreate)],
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> SnapshotView:
-    """Of its disk as it is now, in any settled phase; what runs runs on. Durable when this returns."""
+    """Of this moment, in any settled phase; what runs runs on. Durable when this returns."""
     made = await use.snapshots.create(
         who.project_id,
         ref,
@@ -56,8 +56,10 @@ async def delete_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> R
 
 @router.post("/rollback")
 async def rollback_sandbox(ref: str, asked: RollbackRequest, who: Caller, use: Using) -> SandboxView:
-    """Back to a snapshot in place. It runs again when it ran before, on a new machine; else it is stopped."""
-    done = await use.snapshots.rollback(who.project_id, ref, asked.snapshot, keep_before=asked.keep_before)
+    """Back to a snapshot in place. It runs again when it ran before, on a new machine; else it is stopped, or, with memory,
+    paused at that moment."""
+    kind = SnapshotKind(asked.kind) if asked.kind else None
+    done = await use.snapshots.rollback(who.project_id, ref, asked.snapshot, kind=kind, keep_before=asked.keep_before)
     return shapes.sandbox(done)
 
 
@@ -75,6 +77,7 @@ async def fork_sandbox(
         who.project_id,
         ref,
         asked.snapshot,
+        kind=SnapshotKind(asked.kind) if asked.kind else None,
         count=asked.count,
         name=asked.name,
         key=idempotency_key,
