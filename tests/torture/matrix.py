@@ -89,6 +89,10 @@ def keep(sandbox: Sandbox) -> None:
     sandbox.snapshot("kept")
 
 
+def keep_full(sandbox: Sandbox) -> None:
+    sandbox.snapshot("kept", kind="full")
+
+
 def delete_snapshot(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).snapshots.delete("kept")
 
@@ -125,10 +129,22 @@ SCENARIOS = (
     Scenario("delete", by("delete"), "running", ABSENT),
     Scenario("delete-paused", by("delete"), "paused-disk", ABSENT, pause("disk"), runtimes=GVISOR),
     Scenario("snapshot", by("snapshot", name="kept"), "running", "running"),
+    Scenario("snapshot-full", by("snapshot", name="kept", kind="full"), "running", "running", runtimes=GVISOR),
+    Scenario(
+        "snapshot-held", by("snapshot", name="kept", kind="full"), "paused-memory", "paused-memory", pause("memory"),
+        runtimes=GVISOR,
+    ),
     Scenario("snapshot-delete", delete_snapshot, "running", "running", keep),
     Scenario(
         "rollback", by("rollback", snapshot="kept"), "running", "running", keep, kept_before=False, kept_after=False,
         halfway="stopped",
+    ),
+    Scenario(
+        "rollback-full", by("rollback", snapshot="kept"), "running", "running", keep_full, halfway="paused-disk",
+        runtimes=GVISOR,
+    ),
+    Scenario(
+        "fork-full", by("fork", snapshot="kept", name="forked"), "running", "running", keep_full, runtimes=GVISOR,
     ),
     Scenario("fork", by("fork", snapshot="kept", name="forked"), "running", "running", keep),
     Scenario("template", build, ABSENT, "ready", of_template=True),

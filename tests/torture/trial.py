@@ -142,6 +142,7 @@ class Operation:
             return
         if machine_died and allowed & {"running", "paused-memory"}:
             allowed |= {"running", ABSENT if one.persistence == "ephemeral" else "stopped"}
+            allowed |= {one.halfway} if one.halfway else set()  # what had died before did not run
         if state not in allowed:
             raise Failed("lost", f"{self.said()}, and it is {state}: {self.sandbox and self.sandbox.reason}")
         if state == ABSENT or self.sandbox is None:

@@ -81,7 +81,7 @@ async def _full(parts: Parts, record: Record, entry: Entry, undos: Undos) -> tup
         raise Conflict(f"it is {record.phase}: there is no memory to keep", hint="keep its disk: snapshot --kind disk")
     capabilities = parts.runtime(record.spec.runtime).capabilities
     if Hold.DISK not in capabilities.holds:
-        reason = capabilities.unsupported.get("hold=disk", "its memory cannot be saved")
+        reason = capabilities.unsupported.get("full", "its memory cannot be saved")
         raise Unsupported(f"{record.spec.runtime}: {reason}", hint="keep its disk: snapshot --kind disk", field="kind")
     if record.phase is Phase.PAUSED:  # its record goes on saying so: what fails or is interrupted is frozen again
         undos.push("freeze", lambda: hibernation.freeze_again(parts, record))

@@ -182,7 +182,7 @@ class Supervisor:
             capabilities = self._parts.runtime(record.spec.runtime).capabilities
             if hold not in capabilities.holds:
                 raise Unsupported(
-                    f"{record.spec.runtime} cannot pause with hold={hold}: {capabilities.unsupported.get('hold=disk', '')}",
+                    f"{record.spec.runtime} cannot pause with hold={hold}: {capabilities.unsupported.get('full', '')}",
                     hint="pause with hold=memory, or stop it",
                 )
             if hold is Hold.MEMORY:
