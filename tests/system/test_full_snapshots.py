@@ -114,8 +114,8 @@ def test_of_a_paused_one(client: Client, instance: Instance) -> None:
     sandbox.rollback("held", keep_before=False)
     assert (sandbox.phase, sandbox.view.hold) == ("paused", "disk"), "it did not run, and has memory"
     assert count(sandbox) > 0
+    sandbox.stop()
     with pytest.raises(Conflict, match="no memory"):
-        sandbox.stop()
         sandbox.snapshot(kind="full")
     assert instance.fsck() == []
 

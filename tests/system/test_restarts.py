@@ -1,7 +1,5 @@
 """A machine that ends by itself, on the real runtimes: what follows is what its owner asked for, and the disk is kept."""
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict
 from support.instance import Instance, until
-from support.witness import events_of, machine_pids, settled_fsck
+from support.witness import end_machine, events_of, machine_pids, settled_fsck
 
 FILLER = "import os; os.dup2(os.memfd_create('all'), 1); os.execv('/bin/cat', ['cat', '/dev/zero'])"
 """Fills memory that belongs to no process, so that no kill inside frees it."""
@@ -24,17 +22,6 @@ def create(client: Client, runtime: str, **options: Any) -> Sandbox:
     made = Sandbox.create(template="test", runtime=runtime, client=client, **({"memory": "256MiB"} | options))  # type: ignore[arg-type]
     made.exec("echo kept > kept; sync")
     return made
-
-
-def end_machine(sandbox: Sandbox) -> None:
-    """From outside, as an operator or the kernel would."""
-    pids = machine_pids(sandbox)
-    assert pids
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def conditions(sandbox: Sandbox) -> dict[str, str]:

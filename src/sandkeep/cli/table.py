@@ -18,6 +18,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Back in time": {
         "snapshot": ("snapshot:snapshot", "Make, list, show and delete snapshots."),
         "rollback": ("rollback:rollback", "Go back to a snapshot."),
+        "commit": ("commit:commit", "Let its next sessions start from now."),
         "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
     },
     "In a sandbox": {

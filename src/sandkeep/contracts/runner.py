@@ -127,8 +127,11 @@ class Runner(Protocol):
         """A template from a sandbox's disk as it is now. The sandbox must be stopped."""
         ...
 
-    async def snapshot(self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode) -> SnapshotOnNode:
-        """Keep this moment, from any settled phase; what runs runs on. Durable. With memory, where there is some, its outside
+    async def snapshot(
+        self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode, commit: bool
+    ) -> SnapshotOnNode:
+        """Keep this moment, from any settled phase; what runs runs on. Durable. `commit`: from now on its sessions start from it
+        (persistence=snapshot; raises Conflict for others). With memory, where there is some, its outside
         connections are reset; raises PauseFailed when it cannot be saved, and Conflict, Unsupported when there is none."""
         ...
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 
 from sandkeep.control.allowance import Quota
 from sandkeep.control.events import Ledger
-from sandkeep.domain.errors import AlreadyExists, Busy, Conflict, NotFound, Unsupported
+from sandkeep.domain.errors import AlreadyExists, Busy, Conflict, NotFound
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
-from sandkeep.domain.sandbox import Persistence, Phase, Sandbox, Spec, Status, differences
+from sandkeep.domain.sandbox import Phase, Sandbox, Spec, Status, differences
 from sandkeep.domain.template import TemplatePhase
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as store
@@ -25,16 +25,6 @@ class Fork:
     origin: str
     memory: bool
     request: str
-
-
-def check_supported(spec: Spec) -> None:
-    """Raises Unsupported."""
-    if spec.persistence is Persistence.SNAPSHOT:
-        raise Unsupported(
-            "persistence=snapshot is not available yet",
-            hint="use volume (the disk survives) or full (disk, memory and processes)",
-            field="persistence",
-        )
 
 
 async def intend(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import anyio
 
@@ -15,7 +15,7 @@ from sandkeep.control.templates import BUILD_LABEL
 from sandkeep.domain.errors import Conflict, SandkeepError, Unsupported
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.names import check_name
-from sandkeep.domain.sandbox import Phase, Sandbox
+from sandkeep.domain.sandbox import Phase, Sandbox, Spec
 from sandkeep.domain.snapshot import Snapshot, SnapshotKind
 
 
@@ -86,6 +86,24 @@ class Forks:
         if fresh:
             await self._tell(source, origin, forks)
         return forks
+
+    async def from_snapshot(
+        self,
+        project_id: str,
+        name: str | None,
+        spec: Spec,
+        source: str,
+        snapshot: str,
+        key: str | None,
+        caller: str,
+    ) -> tuple[Sandbox, bool]:
+        """A sandbox of this spec on a copy of a snapshot's disk; its template is the source's. Otherwise as a create; with a name
+        that is taken it raises AlreadyExists."""
+        found = await self._sandboxes.get(project_id, source)
+        origin = await self._snapshots.get(project_id, found.id, snapshot)
+        spec = replace(spec, template=found.spec.template, template_name=found.spec.template_name)
+        asked = json.dumps([name, asdict(spec), origin.id], sort_keys=True)
+        return await self._sandboxes.create(project_id, name, spec, key, caller, fork=Fork(origin.id, False, asked))
 
     async def _keep(self, source: Sandbox, kind: SnapshotKind | None, key: str | None) -> Snapshot:
         """The moment that they are to go on from."""

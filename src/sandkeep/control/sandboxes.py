@@ -18,7 +18,7 @@ from sandkeep.contracts.runner import Runner
 from sandkeep.control import settlement
 from sandkeep.control.allowance import Quota
 from sandkeep.control.changes import Changes, changed, check_pause, refuse_deleted
-from sandkeep.control.creation import Fork, check_stays, check_supported, intend
+from sandkeep.control.creation import Fork, check_stays, intend
 from sandkeep.control.endpoints import Endpoints
 from sandkeep.control.events import Events, Ledger
 from sandkeep.control.locks import Locks
@@ -127,7 +127,6 @@ class Sandboxes:
         if name is not None:
             check_name(name)
         spec.check()
-        check_supported(spec)
         async with self._locks.creating(f"{project_id}/{name or idempotency_key or new_id(IdKind.OPERATION)}"):
             async with self._events.change() as ledger:
                 now = self._clock.now()

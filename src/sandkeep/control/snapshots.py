@@ -31,7 +31,7 @@ from sandkeep.domain.errors import (
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import Observed, OperationRef, SnapshotOnNode
-from sandkeep.domain.sandbox import TRANSITIONAL, Persistence, Phase, Sandbox
+from sandkeep.domain.sandbox import TRANSITIONAL, Commit, Persistence, Phase, Sandbox
 from sandkeep.domain.snapshot import Snapshot, SnapshotKind, SnapshotPhase, check
 from sandkeep.domain.why import is_lost
 from sandkeep.store import idempotency as idempotency_store
@@ -78,10 +78,12 @@ class Snapshots:
         tags: tuple[str, ...] = (),
         reason: str = "asked for",
         key: str | None = None,
+        commit: bool = False,
     ) -> Snapshot:
-        """Of a sandbox in any settled phase; what runs runs on. `key`: the idempotency key."""
+        """Of a sandbox in any settled phase; what runs runs on. `key`: the idempotency key; `commit`: the next sessions of it
+        start from there."""
         check(name, tags)
-        fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags]).encode()).hexdigest()
+        fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags, commit]).encode()).hexdigest()
         async with self._turn(project_id, reference) as sandbox:
             async with self._events.change() as ledger:
                 if key and (before := await made_before(ledger.transaction, project_id, key, fingerprint)):
@@ -112,7 +114,7 @@ class Snapshots:
                 with suppress(SandkeepError):  # a save resets its connections: better now than in the middle of a call
                     await self._guest.hang_up((await self._runner.endpoint(sandbox.id)).address)
             try:
-                made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot))
+                made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot), commit)
             except Unavailable:
                 raise  # the node is away: it is settled when that is back
             except NotFound:
@@ -123,6 +125,24 @@ class Snapshots:
                 await self._give_up(snapshot, error.message, intent)
                 raise
             return await self._settle(snapshot, made, intent)
+
+    async def commit(self, project_id: str, reference: str, name: str | None, key: str | None) -> Snapshot:
+        """The disk as it is now is where its next sessions start, and a snapshot. Raises Conflict, Unsupported."""
+        sandbox = await self._sandboxes.get(project_id, reference)
+        called = sandbox.name or sandbox.id
+        if sandbox.spec.commit is None:
+            raise Unsupported(
+                f"persistence={sandbox.spec.persistence} keeps the disk as it is: there is nothing to commit",
+                hint=f"sandkeep snapshot create {called}",
+                field="persistence",
+            )
+        if sandbox.spec.commit is Commit.NEVER:
+            raise Conflict(
+                "it was made with commit=never: each session starts from the same point",
+                hint=f"keep this moment beside it: sandkeep snapshot create {called}",
+                field="commit",
+            )
+        return await self.create(project_id, sandbox.id, name=name, reason="committed", key=key, commit=True)
 
     async def delete(self, project_id: str, reference: str, snapshot: str) -> None:
         """Those that came from it stay whole. Raises NotFound."""

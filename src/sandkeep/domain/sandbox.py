@@ -102,6 +102,15 @@ MIN_PIDS, MAX_PIDS = 16, 1 << 20
 MAX_LIFETIME = 10 * 365 * 86400.0
 
 
+class Commit(StrEnum):
+    """Of persistence=snapshot: what becomes of a session when it is stopped. The disk goes back to where it started (never,
+    manual: unless somebody committed it meanwhile), or is where the next one starts."""
+
+    NEVER = "never"
+    ON_STOP = "on-stop"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True)
 class Limits:
     """cpus: cores; memory, disk: bytes; pids: processes and threads."""
@@ -163,6 +172,8 @@ class Spec:
     lifetime: Lifetime = field(default_factory=Lifetime)
     pause_or_disk: bool = False
     on_failure: OnFailure = OnFailure.STOP
+    commit: Commit | None = None
+    """Of persistence=snapshot alone."""
 
     def check(self) -> None:
         """Raises InvalidArgument for values that no host could satisfy."""
@@ -172,6 +183,12 @@ class Spec:
         check_labels(self.labels)
         if self.lifetime.grace is not None and self.persistence is not Persistence.EPHEMERAL:
             raise InvalidArgument("only an ephemeral sandbox can follow its client", field="grace")
+        if (self.commit is not None) != (self.persistence is Persistence.SNAPSHOT):
+            raise InvalidArgument(
+                "commit says what becomes of a session: it goes with persistence=snapshot, and that with it",
+                hint="--persistence snapshot --commit never|on-stop|manual",
+                field="commit",
+            )
         if self.persistence is Persistence.EPHEMERAL and self.on_failure is not OnFailure.STOP:
             raise InvalidArgument(
                 f"an ephemeral sandbox is deleted when its machine ends: on_failure={self.on_failure} cannot be",
@@ -181,7 +198,12 @@ class Spec:
 
 
 def default_on_failure(persistence: Persistence) -> OnFailure:
-    return OnFailure.STOP if persistence is Persistence.EPHEMERAL else OnFailure.RESTART
+    disk_survives = persistence in (Persistence.VOLUME, Persistence.FULL)
+    return OnFailure.RESTART if disk_survives else OnFailure.STOP
+
+
+def default_commit(persistence: Persistence) -> Commit | None:
+    return Commit.NEVER if persistence is Persistence.SNAPSHOT else None
 
 
 def differences(asked: Spec, existing: Spec) -> list[str]:
@@ -201,6 +223,7 @@ def differences(asked: Spec, existing: Spec) -> list[str]:
         "on_expiry": (asked.lifetime.on_expiry, existing.lifetime.on_expiry),
         "pause_or_disk": (asked.pause_or_disk, existing.pause_or_disk),
         "on_failure": (asked.on_failure, existing.on_failure),
+        "commit": (asked.commit, existing.commit),
     }
     return [name for name, (left, right) in fields.items() if left != right]
 

@@ -8,7 +8,7 @@ from anyio.to_thread import run_sync
 from sandkeep.domain.errors import InvalidArgument, NotFound, SandkeepError, Unsupported
 from sandkeep.domain.node import OperationRef, SandboxOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
-from sandkeep.engine import machine
+from sandkeep.engine import machine, sessions
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Kept, Record
@@ -40,6 +40,7 @@ async def create(
     async with together() as side:
         side.start_soon(parts.disks.sync)  # the disk is there after a power cut, too; it takes less time than the boot
         booted = await machine.boot(parts, record, entry, undos, new_identity=origin is not None)
+    booted = await sessions.first_point(parts, booted, entry, undos)
     return replace(booted, reason="forked" if origin else "created")
 
 
@@ -78,7 +79,7 @@ async def stop(parts: Parts, record: Record, entry: Entry) -> Record:
         entry.step("guest.flush")
         await machine.flush(parts, record)
     entry.step("machine.end")
-    record = await machine.end(parts, record)
+    record = await sessions.close(parts, await machine.end(parts, record), entry)
     entry.step("disk.sync")
     await parts.disks.sync()
     stopped = replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0)

@@ -134,6 +134,11 @@ class Operations:
                 if not self._parts.records.needed(before.generation.id):
                     await self._parts.disks.drop_generation(after.id, before.generation.id)
                 dropped = True
+            if before.point and not self._parts.records.needed(before.point.id):  # another one was committed
+                with suppress(SandkeepError):
+                    entry.step("generation.drop")
+                await self._parts.disks.drop_generation(after.id, before.point.id)
+                dropped = True
         if dropped:
             self._close_durably(entry)
         else:

@@ -19,6 +19,7 @@ from sandkeep.domain.ids import is_id
 from sandkeep.domain.node import Observed, SandboxOnNode, SnapshotOnNode, TemplateOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
+    Commit,
     Condition,
     ConditionKind,
     Hold,
@@ -64,6 +65,7 @@ class Record:
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
     another followed), `rescue` the bytes of disk above its limit that it has for now, `agent` the folder of the agent that
     its machine or generation goes on with, `head` the snapshot that its disk came from last.
+    `point`: where each session of persistence=snapshot starts.
     `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
@@ -82,6 +84,7 @@ class Record:
     rescue: int = 0
     agent: str = ""
     head: str = ""
+    point: Generation | None = None
 
     @property
     def disk_limit(self) -> int:
@@ -139,6 +142,7 @@ def spec_from_json(data: dict[str, Any]) -> Spec:
         lifetime=Lifetime(lifetime["ttl"], OnExpiry(lifetime["on_expiry"]), lifetime["grace"]),
         pause_or_disk=data["pause_or_disk"],
         on_failure=OnFailure(data.get("on_failure", OnFailure.STOP)),
+        commit=Commit(data["commit"]) if data.get("commit") else None,
     )
 
 
@@ -171,6 +175,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         rescue=data.get("rescue", 0),
         agent=data.get("agent", ""),
         head=data.get("head", ""),
+        point=Generation(**data["point"]) if data.get("point") else None,
     )
 
 
@@ -340,13 +345,14 @@ class Records:
 
     def generations(self) -> dict[str, str]:
         """Generation -> its sandbox, of all that a record or a snapshot needs."""
-        paused = {r.generation.id: r.id for r in self.sandboxes.values() if r.generation}
+        paused = {one.id: r.id for r in self.sandboxes.values() for one in (r.generation, r.point) if one}
         return paused | {kept.generation.id: kept.snapshot.sandbox_id for kept in self.snapshots.values()}
 
     def needed(self, generation_id: str, *, but: str = "") -> bool:
         """By a snapshot, or by the record of a sandbox (other than `but`): two of them may share one."""
-        paused = (r for r in self.sandboxes.values() if r.generation and r.id != but)
-        generations = [r.generation for r in paused] + [kept.generation for kept in self.snapshots.values()]
+        records = self.sandboxes.values()
+        generations = [r.generation for r in records if r.id != but] + [r.point for r in records]
+        generations += [kept.generation for kept in self.snapshots.values()]
         return any(one is not None and one.id == generation_id for one in generations)
 
     def save_snapshot(self, kept: Kept) -> None:

@@ -14,7 +14,7 @@ from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, body, is_id
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
-from sandkeep.engine import agents, lifecycle, machine, snapshots
+from sandkeep.engine import agents, lifecycle, machine, sessions, snapshots
 from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
@@ -109,9 +109,12 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
 async def _finish_stop(parts: Parts, record: Record) -> None:
     """Its machine was being ended, or is: what ran cannot be brought back, so what was begun is done. It did not end by
     itself, and no rule for that applies."""
-    record = await machine.end(parts, record)
+    before = record
+    record = await sessions.close(parts, await machine.end(parts, record))
     await parts.disks.sync()
-    parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0))
+    record = parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0))
+    if before.point and not parts.records.needed(before.point.id):
+        await parts.disks.drop_generation(record.id, before.point.id)
 
 
 async def _finish_rollback(parts: Parts, record: Record, item: Interrupted) -> bool:

@@ -12,7 +12,7 @@ from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import OperationRef, SandboxOnNode, SnapshotOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
 from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.engine import hibernation, lifecycle, machine
+from sandkeep.engine import hibernation, lifecycle, machine, sessions
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Generation, Kept, Record
@@ -202,7 +202,8 @@ async def fork_memory(
     now = parts.clock.now()
     ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
     ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
-    return replace(ready, phase=Phase.RUNNING, reason="forked with its memory")
+    ready = replace(ready, phase=Phase.RUNNING, reason="forked with its memory")
+    return await sessions.first_point(parts, ready, entry, undos)
 
 
 def paused_at(record: Record, kept: Kept) -> Record:

@@ -34,7 +34,7 @@ from sandkeep.domain.node import (
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine, snapshots
+from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine, sessions, snapshots
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
@@ -153,6 +153,7 @@ class Supervisor:
                 entry.step("disk.restore", generation=record.generation.id)
                 await self._parts.disks.restore(record.id, record.generation.id)
             async with self._parts.admitted(record.id, record.spec, new_disk=False):
+                record = await sessions.rewind(self._parts, record, entry)
                 record = await set_room(self._parts, replace(record, generation=None), entry, undos, rescue)
                 return await lifecycle.start(self._parts, record, entry, undos)
 
@@ -377,9 +378,16 @@ class Supervisor:
 
     # -- snapshots
 
-    async def snapshot(self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode) -> SnapshotOnNode:
+    async def snapshot(
+        self, operation: OperationRef, sandbox_id: str, snapshot: SnapshotOnNode, commit: bool
+    ) -> SnapshotOnNode:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
-            return await snapshots.make(self._parts, record, snapshot, entry, undos)
+            if commit and record.point is None:
+                raise Conflict(
+                    "its disk survives as it is: there is nothing to commit", hint="sandkeep snapshot create"
+                )
+            made = await snapshots.make(self._parts, record, snapshot, entry, undos)
+            return replace(made, point=self._parts.records.snapshots[snapshot.id].generation) if commit else made
 
         long = Phase.PAUSING if snapshot.kind is SnapshotKind.FULL else None
         await self._operations.operate(operation, sandbox_id, "snapshot", None, work, as_long_as=long)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sandkeep.domain.errors import AlreadyExists
 from sandkeep.domain.restart import OnFailure, Restarts
 from sandkeep.domain.sandbox import (
+    Commit,
     Condition,
     ConditionKind,
     Hold,
@@ -60,6 +61,7 @@ def _row(sandbox: Sandbox) -> dict[str, Any]:
         **asdict(spec.lifetime),
         "pause_or_disk": spec.pause_or_disk,
         "on_failure": spec.on_failure,
+        "commit_rule": spec.commit,
         "phase": status.phase,
         "hold": status.hold,
         "reason": status.reason,
@@ -95,6 +97,7 @@ def _sandbox(row: Any) -> Sandbox:
             lifetime=Lifetime(row.ttl, OnExpiry(row.on_expiry), row.grace),
             pause_or_disk=row.pause_or_disk,
             on_failure=OnFailure(row.on_failure),
+            commit=Commit(row.commit_rule) if row.commit_rule else None,
         ),
         status=Status(
             phase=Phase(row.phase),

@@ -75,6 +75,7 @@ sandboxes = Table(
     Column("restart_at", Float),
     Column("ended_machine", Integer, nullable=False),
     Column("origin", String(24)),
+    Column("commit_rule", String(16)),
     Column("origin_memory", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("project_id", "name", name="sandbox_name"),
     Index("sandbox_page", "project_id", "created_at", "id"),

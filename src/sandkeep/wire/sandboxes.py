@@ -12,6 +12,7 @@ Persistence = Literal["ephemeral", "volume", "snapshot", "full"]
 Network = Literal["internet", "none"]
 OnExpiry = Literal["default", "delete"]
 OnFailure = Literal["restart", "stop", "leave"]
+Commit = Literal["never", "on-stop", "manual"]
 Hold = Literal["memory", "disk"]
 Phase = Literal[
     "new",
@@ -29,8 +30,10 @@ Phase = Literal[
 
 
 class SandboxCreate(Asked):
-    """`name` makes it get-or-create. `grace`: an ephemeral sandbox is deleted this many seconds after its last
-    heartbeat. `on_failure`: what follows when its machine ends by itself; default restart, and an ephemeral one is deleted."""
+    """`name` makes it get-or-create. `source`: NAME@SNAPSHOT, whose disk it begins with (and whose template it has). `commit`: of
+    persistence=snapshot alone, what becomes of a session at its stop. `grace`: an ephemeral sandbox is deleted this many
+    seconds after its last heartbeat. `on_failure`: what follows when its machine ends by itself; default restart, an ephemeral
+    one is deleted, and one of persistence=snapshot stopped."""
 
     name: ShortText | None = None
     template: ShortText = "base"
@@ -48,6 +51,8 @@ class SandboxCreate(Asked):
     pause_or_disk: bool = False
     on_failure: OnFailure | None = None
     grace: Duration | None = None
+    source: ShortText | None = None
+    commit: Commit | None = None
 
 
 class SandboxPatch(Asked):
@@ -96,6 +101,7 @@ class SandboxView(Given):
     expires_at: datetime | None
     pause_or_disk: bool
     on_failure: OnFailure = "stop"
+    commit: Commit | None = None
     failures: int = 0
     restart_at: datetime | None = None
     phase: Phase

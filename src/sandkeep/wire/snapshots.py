@@ -36,6 +36,12 @@ class SnapshotView(Given):
     created_at: datetime
 
 
+class CommitRequest(Asked):
+    """`name`: of the snapshot that it becomes."""
+
+    name: ShortText | None = None
+
+
 class RollbackRequest(Asked):
     """`snapshot`: name or id. `kind`: `disk` leaves the memory of a full one aside. The moment before is kept as a snapshot of
     its own, unless `keep_before` is false."""

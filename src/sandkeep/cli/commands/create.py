@@ -7,6 +7,7 @@ import click
 
 from sandkeep.cli.options import create_options
 from sandkeep.cli.output import working
+from sandkeep.cli.points import POINT
 from sandkeep.cli.session import Session, pass_session
 
 
@@ -26,6 +27,12 @@ from sandkeep.cli.session import Session, pass_session
     type=click.Choice(["restart", "stop", "leave"]),
     help="What follows when its machine ends by itself (default: restart).",
 )
+@click.option("--from", "source", metavar="NAME@SNAPSHOT", type=POINT, help="Begin with a snapshot's disk.")
+@click.option(
+    "--commit",
+    type=click.Choice(["never", "on-stop", "manual"]),
+    help="Of --persistence snapshot: what becomes of a session at its stop (default: never, it is gone).",
+)
 @pass_session
 def create(session: Session, /, **spec: Any) -> None:
     """Make a sandbox, running. Prints its id alone when the output is not a terminal.
@@ -34,6 +41,7 @@ def create(session: Session, /, **spec: Any) -> None:
     Examples:
       sandkeep create --name dev
       sandkeep create --name build --cpus 4 --memory 4GiB --env CI=1 --label team=web
+      sandkeep create --name clean-room --persistence snapshot --from dev@clean
       id=$(sandkeep create --persistence ephemeral --network none --ttl 1h --on-expiry delete)
     """
     from sandkeep.sdk import Sandbox

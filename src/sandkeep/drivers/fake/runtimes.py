@@ -57,7 +57,7 @@ class FakeRuntime:
             version=build,
             isolation="none: it runs nothing",
             trusted_code_only=not memory,
-            persistence=frozenset(Persistence) if memory else frozenset({Persistence.EPHEMERAL, Persistence.VOLUME}),
+            persistence=frozenset(Persistence) if memory else frozenset(Persistence) - {Persistence.FULL},
             holds=frozenset(Hold) if memory else frozenset({Hold.MEMORY}),
             unsupported={} if memory else {"full": "this runtime cannot save memory"},
         )

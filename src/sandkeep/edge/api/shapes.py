@@ -17,6 +17,7 @@ from sandkeep.domain.principal import Key
 from sandkeep.domain.quantities import parse_duration, parse_size
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
+    Commit,
     Lifetime,
     Limits,
     NetworkMode,
@@ -25,6 +26,7 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Sandbox,
     Spec,
+    default_commit,
     default_on_failure,
 )
 from sandkeep.domain.snapshot import Snapshot
@@ -58,6 +60,7 @@ def spec(asked: sandboxes.SandboxCreate) -> Spec:
         ),
         pause_or_disk=asked.pause_or_disk,
         on_failure=OnFailure(asked.on_failure) if asked.on_failure else default_on_failure(persistence),
+        commit=Commit(asked.commit) if asked.commit else default_commit(persistence),
     )
 
 
@@ -103,6 +106,7 @@ def sandbox(found: Sandbox) -> sandboxes.SandboxView:
         expires_at=None if found.expires_at is None else moment(found.expires_at),
         pause_or_disk=spec.pause_or_disk,
         on_failure=spec.on_failure.value,
+        commit=spec.commit.value if spec.commit else None,
         failures=found.restarts.failures,
         restart_at=None if found.restarts.next_at is None else moment(found.restarts.next_at),
         phase=status.phase.value,

@@ -16,7 +16,8 @@ class AsyncSnapshots:
 
     def __init__(self, transport: AsyncTransport, sandbox_id: str) -> None:
         self._transport = transport
-        self._path = f"/v1/sandboxes/{sandbox_id}/snapshots"
+        self._sandbox = f"/v1/sandboxes/{sandbox_id}"
+        self._path = self._sandbox + "/snapshots"
 
     async def create(
         self,
@@ -36,6 +37,15 @@ class AsyncSnapshots:
         body = given(name=name, kind=kind, tags=list(tags) if tags is not None else None)
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = await self._transport.call("POST", self._path, body=body, headers=headers, again=True)
+        view: SnapshotView = shaped("snapshots.SnapshotView", answer)
+        return view
+
+    async def commit(self, name: str | None = None, *, idempotency_key: str | None = None) -> "SnapshotView":
+        """Let the next sessions (`persistence="snapshot"`) start from the disk as it is now."""
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = await self._transport.call(
+            "POST", self._sandbox + "/commit", body=given(name=name), headers=headers, again=True
+        )
         view: SnapshotView = shaped("snapshots.SnapshotView", answer)
         return view
 

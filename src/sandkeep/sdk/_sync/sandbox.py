@@ -31,6 +31,7 @@ from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_r
 if TYPE_CHECKING:
     from sandkeep.wire.events import EventView
     from sandkeep.wire.sandboxes import (
+        Commit,
         Hold,
         Network,
         OnExpiry,
@@ -84,13 +85,16 @@ class Sandbox(SandboxFields):
         pause_or_disk: bool | None = None,
         on_failure: "OnFailure | None" = None,
         grace: Duration | None = None,
+        source: str | None = None,
+        commit: "Commit | None" = None,
         idempotency_key: str | None = None,
         client: Client | None = None,
     ) -> "Sandbox":
         """A new sandbox, running; or the one of this name, if its spec is the same. What is not given, the server
         chooses. Safe to repeat: each call carries an idempotency key (`idempotency_key` to choose it).
 
-        `on_failure`: what follows when its machine ends by itself (default restart).
+        `source`: `NAME@SNAPSHOT`, whose disk it begins with. `commit`: of `persistence="snapshot"`, what becomes of a session
+        at its stop (default never). `on_failure`: what follows when its machine ends by itself (default restart).
         `grace`: an ephemeral sandbox is deleted so long after its last `heartbeat()`.
         Raises AlreadyExists (same name, other spec), QuotaExceeded, NoCapacity, InvalidArgument, NotFound (template).
         """
@@ -112,6 +116,8 @@ class Sandbox(SandboxFields):
             pause_or_disk=pause_or_disk,
             on_failure=on_failure,
             grace=grace,
+            source=source,
+            commit=commit,
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
@@ -336,6 +342,11 @@ class Sandbox(SandboxFields):
     ) -> "SnapshotView":
         """Keep it as it is now, with `kind="full"` its memory and processes, too; `snapshots.create`."""
         return self.snapshots.create(name, kind=kind, tags=tags, idempotency_key=idempotency_key)
+
+    def commit(self, name: str | None = None, *, idempotency_key: str | None = None) -> "SnapshotView":
+        """Of one with `persistence="snapshot"`: its disk as it is now is where its next sessions start, and a snapshot (of this
+        name). Raises Conflict (commit is never), Unsupported (another persistence)."""
+        return self.snapshots.commit(name, idempotency_key=idempotency_key)
 
     def rollback(
         self, snapshot: "str | SnapshotView", *, kind: "SnapshotKind | None" = None, keep_before: bool = True

@@ -19,7 +19,8 @@ class Snapshots:
 
     def __init__(self, transport: Transport, sandbox_id: str) -> None:
         self._transport = transport
-        self._path = f"/v1/sandboxes/{sandbox_id}/snapshots"
+        self._sandbox = f"/v1/sandboxes/{sandbox_id}"
+        self._path = self._sandbox + "/snapshots"
 
     def create(
         self,
@@ -39,6 +40,15 @@ class Snapshots:
         body = given(name=name, kind=kind, tags=list(tags) if tags is not None else None)
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = self._transport.call("POST", self._path, body=body, headers=headers, again=True)
+        view: SnapshotView = shaped("snapshots.SnapshotView", answer)
+        return view
+
+    def commit(self, name: str | None = None, *, idempotency_key: str | None = None) -> "SnapshotView":
+        """Let the next sessions (`persistence="snapshot"`) start from the disk as it is now."""
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = self._transport.call(
+            "POST", self._sandbox + "/commit", body=given(name=name), headers=headers, again=True
+        )
         view: SnapshotView = shaped("snapshots.SnapshotView", answer)
         return view
 

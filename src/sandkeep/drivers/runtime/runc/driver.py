@@ -142,7 +142,9 @@ def _capabilities(version: str, reason: str = "") -> RuntimeCapabilities:
         version=version,
         isolation="namespaces, capabilities and a system call filter on the host's own kernel",
         trusted_code_only=True,
-        persistence=frozenset({Persistence.EPHEMERAL, Persistence.VOLUME}) if not reason else frozenset(),
+        persistence=frozenset({Persistence.EPHEMERAL, Persistence.VOLUME, Persistence.SNAPSHOT})
+        if not reason
+        else frozenset(),
         holds=frozenset({Hold.MEMORY}) if not reason else frozenset(),
         unsupported={
             "full": _NO_MEMORY,

@@ -391,7 +391,9 @@ def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabi
         version=found.version,
         isolation=_ISOLATION,
         trusted_code_only=False,
-        persistence=frozenset({Persistence.EPHEMERAL, Persistence.VOLUME, *([Persistence.FULL] if tested else [])}),
+        persistence=frozenset(
+            {Persistence.EPHEMERAL, Persistence.VOLUME, Persistence.SNAPSHOT, *([Persistence.FULL] if tested else [])}
+        ),
         holds=frozenset(Hold) if tested else frozenset({Hold.MEMORY}),
         unsupported=unsupported,
         notes=tuple(notes),

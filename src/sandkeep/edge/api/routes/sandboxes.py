@@ -37,7 +37,15 @@ async def create_sandbox(
 ) -> SandboxView:
     """With a name: get-or-create; 200 when it existed with the same spec. Running and answering when this returns."""
     spec = shapes.spec(asked)
-    found, made = await use.sandboxes.create(who.project_id, asked.name, spec, idempotency_key, who.key_id)
+    if asked.source is None:
+        found, made = await use.sandboxes.create(who.project_id, asked.name, spec, idempotency_key, who.key_id)
+    else:
+        source, _, snapshot = asked.source.partition("@")
+        if not source or not snapshot:
+            raise InvalidArgument(f"source {asked.source[:80]!r} is not NAME@SNAPSHOT", field="source")
+        found, made = await use.forks.from_snapshot(
+            who.project_id, asked.name, spec, source, snapshot, idempotency_key, who.key_id
+        )
     response.status_code = 201 if made else 200
     return shapes.sandbox(found)
 

@@ -9,7 +9,7 @@ from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.wire.sandboxes import SandboxView
 from sandkeep.wire.shape import Page
-from sandkeep.wire.snapshots import ForkRequest, RollbackRequest, SnapshotCreate, SnapshotView
+from sandkeep.wire.snapshots import CommitRequest, ForkRequest, RollbackRequest, SnapshotCreate, SnapshotView
 
 router = APIRouter(prefix="/v1/sandboxes/{ref}", tags=["snapshots"])
 
@@ -52,6 +52,18 @@ async def delete_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> R
     """Those that came from it stay whole."""
     await use.snapshots.delete(who.project_id, ref, snapshot)
     return Response(status_code=204)
+
+
+@router.post("/commit", status_code=201)
+async def commit_session(
+    ref: str,
+    who: Caller,
+    use: Using,
+    asked: Annotated[CommitRequest, Body(default_factory=CommitRequest)],
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> SnapshotView:
+    """Of a sandbox with persistence=snapshot: the disk as it is now is where its next sessions start, and a snapshot."""
+    return shapes.snapshot(await use.snapshots.commit(who.project_id, ref, asked.name, idempotency_key))
 
 
 @router.post("/rollback")
