@@ -19,6 +19,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "snapshot": ("snapshot:snapshot", "Make, list, show and delete snapshots."),
         "rollback": ("rollback:rollback", "Go back to a snapshot."),
         "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
+        "timeline": ("timeline:timeline", "Make snapshots by rule, and keep the right ones."),
     },
     "In a sandbox": {
         "exec": ("exec:exec_", "Run a command."),
