@@ -154,9 +154,7 @@ class Schedule:
         timer = self._timers[sandbox.id]
         try:
             if not await self._with_memory(sandbox) and await self._runner.changed(sandbox.id):
-                await self._snapshots.create(
-                    sandbox.project_id, sandbox.id, reason="on schedule", cause=Cause.SCHEDULE
-                )
+                await self._snapshots.create(sandbox.project_id, sandbox.id, reason="on schedule", cause=Cause.SCHEDULE)
             timer.ends = self._clock.monotonic() + (sandbox.spec.timeline.every or _LONGEST_WAIT)
             timer.waits = delays(_FIRST_WAIT, cap=_LONGEST_WAIT)
         except Busy:

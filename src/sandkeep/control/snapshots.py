@@ -193,9 +193,7 @@ class Snapshots:
         if memory and sandbox.status.phase in (Phase.RUNNING, Phase.PAUSED):
             try:
                 full = SnapshotKind.FULL
-                return await self.create(
-                    sandbox.project_id, sandbox.id, kind=full, reason=reason, cause=Cause.ROLLBACK
-                )
+                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, cause=Cause.ROLLBACK)
             except (PauseFailed, Unsupported, NoCapacity) as error:
                 reason += f" (without its memory: {error.message})"
         return await self.create(sandbox.project_id, sandbox.id, reason=reason, cause=Cause.ROLLBACK)

@@ -45,7 +45,9 @@ def show(session: Session, ref: str) -> None:
 @click.option(
     "--every", metavar="T", help="A snapshot so long after the last one, like 1h, if anything changed; or `off`."
 )
-@click.option("--kind", type=click.Choice(["disk", "full"]), help="What is kept on schedule of what runs: full is with memory.")
+@click.option(
+    "--kind", type=click.Choice(["disk", "full"]), help="What is kept on schedule of what runs: full is with memory."
+)
 @click.option("--on-exit/--no-on-exit", default=None, help="One when somebody stops its machine.")
 @click.option("--on-oom/--no-on-oom", "on_out_of_memory", default=None, help="One when memory ran out.")
 @click.option("--on-crash/--no-on-crash", default=None, help="One when its machine ended by itself.")
