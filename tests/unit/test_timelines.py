@@ -371,3 +371,41 @@ async def test_a_database_from_before_learns_of_it(local: LocalPlatform) -> None
         with anyio.fail_after(15):
             while (await local.http.get(f"/v1/sandboxes/{sandbox}/timeline")).json()["every"] != 2 * HOUR:
                 await anyio.sleep(0.02)
+
+
+async def test_with_memory_where_there_is_some(local: LocalPlatform) -> None:
+    sandbox = await make(local, {"every": "1h", "kind": "full"}, persistence="full")
+    other = await make(local, {"every": "1h", "kind": "full"}, runtime="runc")
+    await later(local, HOUR)
+    await later(local, HOUR)
+    for _ in range(2):
+        await post(local, sandbox, "stop")
+        write(local, sandbox)
+        await later(local, HOUR)
+    found = await snapshots(local, sandbox)
+    assert [(one["kind"], one["cause"]) for one in found] == [
+        ("full", "schedule"),
+        ("full", "schedule"),
+        ("disk", "schedule"),
+        ("disk", "schedule"),
+    ], "what runs has always changed; what is stopped has a disk alone"
+    assert [one["kind"] for one in await snapshots(local, other)] == ["disk"]
+
+
+async def test_what_a_pause_shares_is_nobodys_to_give_back(local: LocalPlatform) -> None:
+    sandbox = await make(local, persistence="full")
+    write(local, sandbox, 700)
+    await post(local, sandbox, "snapshots", 201, kind="full", name="running")
+    await post(local, sandbox, "pause")
+    await post(local, sandbox, "snapshots", 201, kind="full", name="paused")
+    write(local, sandbox, 300)
+    first, second = (await post(local, sandbox, "timeline/prune", plan=True))["items"]
+    assert (first["snapshot"]["freed"], second["snapshot"]["freed"]) == (None, None)
+    await rules(local, sandbox, budget="1G")
+    planned = await post(local, sandbox, "timeline/prune", plan=True)
+    first, second = planned["items"]
+    memory = first["snapshot"]["written"] - 700
+    assert memory > 0
+    assert first["snapshot"]["freed"] == memory, "its files are those of the disk, too"
+    assert (second["snapshot"]["written"], second["snapshot"]["freed"]) == (None, 0)
+    assert planned["total"] == memory
