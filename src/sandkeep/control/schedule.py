@@ -74,7 +74,7 @@ class Schedule:
         self._connected = connected
         self._timers: dict[str, _Timer] = {}
         self._pruned: dict[str, _Seen] = {}
-        self._ends: dict[str, float] = {}
+        self._phases: dict[str, float] = {}
         self._expecting = 0.0
         self._under_way: set[str] = set()
         self._turns = anyio.CapacityLimiter(_AT_ONCE)
@@ -99,8 +99,8 @@ class Schedule:
         self._pruned = {key: seen for key, seen in self._pruned.items() if key in ruled}
         await self._take_over(ruled)
         for sandbox in ruled.values():
-            if sandbox.id in self._under_way or not _settled(sandbox):
-                continue
+            if sandbox.id in self._under_way or self._sandboxes.busy(sandbox.id) or not _settled(sandbox):
+                continue  # with the next tick: who waits here would keep others waiting
             snapshots = newest.get(sandbox.id, (0, sandbox.created_at))
             if self._due(sandbox, snapshots[1]):
                 self._begin(tasks, self._make, sandbox)
@@ -127,13 +127,10 @@ class Schedule:
         self._expecting = self._clock.monotonic() + _EXPECTED
 
     async def _take_over(self, ruled: dict[str, Sandbox]) -> None:
-        """At once, and not with the next comparison."""
-        ends = {
-            one.id: one.status.since
-            for one in ruled.values()
-            if one.status.phase in (Phase.STOPPED, Phase.FAILED) and _at_ends(one.spec.timeline)
-        }
-        news, self._ends = ends.items() - self._ends.items(), ends
+        """At once, and not with the next comparison. Whatever phase follows an end: it may run again by now."""
+        settled = [one for one in ruled.values() if _settled(one) and _at_ends(one.spec.timeline)]
+        phases = {one.id: one.status.since for one in settled}
+        news, self._phases = phases.items() - self._phases.items(), phases
         if news or self._clock.monotonic() < self._expecting:
             await self._snapshots.reconcile(paired=True)
 
