@@ -2,9 +2,10 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
@@ -274,6 +275,101 @@ async def test_space_and_use_are_counted(on: Bench) -> None:
     (on.disks.path(sandbox) / "more").unlink()
     await on.disks.sync()
     assert await on.disks.used(sandbox) - before >= 4 * MB, "what a generation keeps is charged"
+
+
+def tick(on: Bench) -> None:
+    """Until the kernel's clock for files goes on: what is done after this is not of the same instant as what was before."""
+    probe = on.work / "clock"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        probe.touch()
+
+
+async def test_what_changed_is_never_taken_for_unchanged(on: Bench) -> None:
+    template = await on.template()
+    sandbox = await on.sandbox(template_id=template)
+    root = on.disks.path(sandbox)
+    (root / "state").write_text("then")
+    changes: list[Callable[[], object]] = [
+        lambda: (root / "state").write_text("else"),
+        lambda: (root / "more").touch(),
+        lambda: (root / "state").chmod(0o600),
+        lambda: (root / "state").rename(root / "moved"),
+        lambda: (root / "etc/new").mkdir(),
+        lambda: (root / "etc/to").symlink_to("/nowhere"),
+        lambda: (root / "moved").unlink(),
+    ]
+    for change in changes:
+        tick(on)
+        generation = new_id(IdKind.GENERATION)
+        await on.disks.snapshot(sandbox, generation)
+        assert not await on.disks.changed(sandbox, generation)
+        other = await on.sandbox(template_id=template)
+        (on.disks.path(other) / "elsewhere").write_text("in another sandbox")
+        (root / "etc/hostname").read_text()
+        assert not await on.disks.changed(sandbox, generation)
+        change()
+        assert await on.disks.changed(sandbox, generation)
+        await on.disks.sync()
+        assert await on.disks.changed(sandbox, generation)
+    with pytest.raises(NotFound):
+        await on.disks.changed(sandbox, new_id(IdKind.GENERATION))
+
+
+async def test_what_changed_through_a_pause_is_seen(on: Bench) -> None:
+    """The disk goes on from a clone of a generation that is dropped then."""
+    sandbox, kept, pause = await on.sandbox(), new_id(IdKind.GENERATION), new_id(IdKind.GENERATION)
+    await on.disks.snapshot(sandbox, kept)
+    (on.disks.path(sandbox) / "between").write_text("x")
+    await on.disks.snapshot(sandbox, pause)
+    await on.disks.restore(sandbox, pause)
+    await on.disks.drop_generation(sandbox, pause)
+    assert await on.disks.changed(sandbox, kept)
+    if on.kind != "dir":  # whose copies are all new
+        await on.disks.restore(sandbox, kept)
+        assert not await on.disks.changed(sandbox, kept)
+    (on.disks.path(sandbox) / "after").write_text("x")
+    assert await on.disks.changed(sandbox, kept)
+
+
+async def test_sizes_of_generations(on: Bench) -> None:
+    sandbox = await on.sandbox(200 * MB)
+    first, second, third = (new_id(IdKind.GENERATION) for _ in range(3))
+    root = on.disks.path(sandbox)
+    (root / "a").write_bytes(os.urandom(4 * MB))
+    await on.disks.snapshot(sandbox, first)
+    (root / "b").write_bytes(os.urandom(3 * MB))
+    await on.disks.snapshot(sandbox, second)
+    (root / "a").unlink()
+    (root / "b").unlink()
+    (root / "c").write_bytes(os.urandom(2 * MB))
+    await on.disks.snapshot(sandbox, third)
+    found = await on.disks.measure(sandbox, [(first, None), (second, first), (third, second)])
+    assert found.sizes.keys() == {first, second, third}
+    if on.kind == "dir":
+        assert all(size.freed and size.freed >= TEMPLATE_BYTES for size in found.sizes.values())
+        assert found.shares == tuple((g, g, found.sizes[g].freed) for g in (first, second, third))
+        return
+    sizes = [(found.sizes[g].written, found.sizes[g].freed) for g in (first, second, third)]
+    assert sizes == [(4 * MB, 0), (3 * MB, 3 * MB), (2 * MB, 0)]
+    assert set(found.shares) == {(first, second, 4 * MB), (second, second, 3 * MB)}
+    (root / "c").unlink()
+    await on.disks.drop_generation(sandbox, first)
+    with pytest.raises(NotFound):
+        await on.disks.measure(sandbox, [(first, None)])
+    free = (await on.disks.space()).free
+    found = await on.disks.measure(sandbox, [(second, None), (third, second)])
+    assert [(found.sizes[g].written, found.sizes[g].freed) for g in (second, third)] == [
+        (7 * MB, 7 * MB),
+        (2 * MB, 2 * MB),
+    ]
+    await on.disks.drop_generation(sandbox, second)
+    if on.kind == "btrfs":
+        with anyio.fail_after(30):
+            while (await on.disks.space()).free - free < 7 * MB:
+                await on.disks.sync()
+                await anyio.sleep(0.05)
 
 
 async def test_a_full_pool_makes_nothing_new_and_still_deletes(on: Bench) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.quantities import GIB
 from sandkeep.domain.sandbox import Limits, Phase, Sandbox, Spec, Status
+from sandkeep.domain.snapshot import Cause, Snapshot, SnapshotKind, SnapshotPhase
 from sandkeep.domain.template import Template, TemplatePhase
-from sandkeep.store import events, keys, nodes, sandboxes, templates
+from sandkeep.domain.timeline import Keep, Timeline
+from sandkeep.store import events, keys, nodes, sandboxes, snapshots, templates
 from sandkeep.store.database import Database
 from sandkeep.testing.platform import platform
 from support.postgres import PORT, Postgres
@@ -77,6 +80,42 @@ async def test_what_is_written_is_read_back(database: Database) -> None:
         ):
             found = await sandboxes.page(t, "prj_x", limit=9, after=None, labels=labels, phases=[], name=None)
             assert len(found) == count, labels
+
+
+async def test_timelines_and_snapshots_are_read_back(database: Database) -> None:
+    timeline = Timeline(
+        every=3600.5,
+        on_crash=True,
+        keep=Keep(last=2, monthly=12),
+        keep_tags=("ü", "b"),
+        min_age=60.0,
+        budget=5 << 40,
+        asked_too=True,
+    )
+    ruled, plain, fork = a_sandbox("ruled", timeline=timeline), a_sandbox("plain"), a_sandbox("fork")
+    fork = replace(fork, origin="snp_2", status=Status(Phase.STARTING))
+    made = [
+        Snapshot(
+            f"snp_{number}", "prj_x", ruled.id, None, SnapshotKind.DISK, ("t",), None, SnapshotPhase.READY, "", number,
+            cause=cause,
+        )
+        for number, cause in enumerate(Cause)
+    ]  # fmt: skip
+    async with database.transaction() as t:
+        for one in (ruled, plain, fork):
+            await sandboxes.add(t, one)
+        for snapshot in made:
+            await snapshots.add(t, snapshot)
+    async with database.transaction() as t:
+        assert await sandboxes.get(t, "prj_x", "ruled") == ruled
+        assert await sandboxes.with_timeline(t) == [ruled]
+        assert await snapshots.of(t, ruled.id) == made
+        assert await snapshots.newest(t, [ruled.id, plain.id]) == {ruled.id: (len(made), len(made) - 1)}
+        assert await sandboxes.being_forked(t) == {"snp_2"}
+        off = replace(ruled, spec=replace(ruled.spec, timeline=Timeline()))
+        assert await sandboxes.save(t, off, 1)
+        assert await sandboxes.with_timeline(t) == []
+        assert await sandboxes.by_id(t, ruled.id) == off
 
 
 async def test_what_a_program_inside_prints_does_no_harm(database: Database) -> None:

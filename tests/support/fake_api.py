@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from tests.support.fake_shapes import NOW, answer, entry, page, problem, snapshot_of, template, view_of
+from tests.support.fake_shapes import NOW, answer, entry, page, problem, snapshot_of, template, timeline_of, view_of
 
 from sandkeep.lib.connect import END_FLAG, Deframer, frame
 
@@ -60,6 +60,7 @@ class FakeApi:
         self.boots_slowly: threading.Event | None = None
         self.keys: dict[str, str] = {}
         self.snapshots: list[dict[str, Any]] = []
+        self.timelines: dict[str, dict[str, Any]] = {}
         self.rollbacks: list[dict[str, Any]] = []
         self.forks: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []
@@ -140,6 +141,9 @@ class FakeApi:
             ("POST", box + "/snapshots", self._snapshot_create),
             ("GET", box + "/snapshots/{snapshot}", self._snapshot),
             ("DELETE", box + "/snapshots/{snapshot}", self._snapshot_delete),
+            ("GET", box + "/timeline", self._timeline),
+            ("PUT", box + "/timeline", self._timeline),
+            ("POST", box + "/timeline/prune", self._prune),
             ("POST", box + "/rollback", self._rollback),
             ("POST", box + "/fork", self._fork),
             ("POST", box + "/exec", self._exec),
@@ -320,6 +324,23 @@ class FakeApi:
         assert view is not None
         self.snapshots.remove(view)
         return Response(status_code=204)
+
+    async def _timeline(self, request: Request) -> Response:
+        """Durations and sizes as numbers alone."""
+        box = self._box(request)
+        if request.method == "PUT":
+            self.timelines[box["id"]] = await request.json()
+        return JSONResponse(timeline_of(box["id"], **self.timelines.get(box["id"], {})))
+
+    async def _prune(self, request: Request) -> Response:
+        """All but the last."""
+        body, box = await request.json(), self._box(request)
+        own = [view for view in self.snapshots if view["sandbox_id"] == box["id"]]
+        items = [{"snapshot": view, "keep": [], "why": "no rule keeps it"} for view in own[:-1]]
+        items += [{"snapshot": view, "keep": ["last"], "why": ""} for view in own[-1:]]
+        if not body["plan"]:
+            self.snapshots = [view for view in self.snapshots if view not in own[:-1]]
+        return JSONResponse({"items": items, "done": not body["plan"], "total": 3 << 20, "budget": None})
 
     async def _rollback(self, request: Request) -> Response:
         body, box = await request.json(), self._box(request)

@@ -42,6 +42,14 @@ def snapshot_of(snapshot_id: str, sandbox_id: str, name: str | None, **fields: A
     } | fields  # fmt: skip
 
 
+def timeline_of(sandbox_id: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "sandbox_id": sandbox_id, "every": None, "kind": "disk", "on_exit": False, "on_out_of_memory": False,
+        "on_crash": False, "keep_last": 0, "keep_hourly": 0, "keep_daily": 0, "keep_weekly": 0, "keep_monthly": 0,
+        "keep_tags": [], "min_age": 0, "budget": None, "asked_too": False, "next_at": None,
+    } | fields  # fmt: skip
+
+
 def template(name: str, phase: str) -> dict[str, Any]:
     return {
         "id": "tpl_" + "1" * 20, "name": name, "project_id": "prj_" + "0" * 20, "phase": phase, "reason": "",

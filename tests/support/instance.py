@@ -182,6 +182,22 @@ def until(condition: Callable[[], Any], timeout: float = 10.0, wait: float = 0.0
         time.sleep(wait)
 
 
+@contextlib.contextmanager
+def pool_with_only(instance: Instance, left: int) -> Iterator[None]:
+    """Somebody else's file fills the pool but for so many bytes."""
+    pool = instance.root / "data/pool"
+    filler = pool / "filler"
+    try:
+        with filler.open("wb") as file:
+            space = os.statvfs(pool)
+            os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - left)
+            os.fsync(file.fileno())
+        yield
+    finally:
+        filler.unlink()
+        os.sync()
+
+
 def build_cache(recipe: str) -> Path:
     """Folder with pool.img and the template's record. Built when it is missing; needs the network then."""
     folder = CACHE / _cache_key(recipe)

@@ -1,15 +1,12 @@
 """A disk's limit holds over everything a sandbox does, a full disk locks nobody in, and a full pool refuses in time."""
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import NoCapacity
-from support.instance import Instance
+from support.instance import Instance, pool_with_only
 
 MIB = 1 << 20
 LIMIT = 96 * MIB
@@ -127,22 +124,6 @@ for what, (call, argument) in calls.items():
     assert sandbox.exec("test -e /escape/sub; echo $?", user="root").stdout == "1\n"
     done = sandbox.exec(["python3", "-c", FILL, "300", "/escape/all"], user="root")
     assert int(done.stdout.split()[0]) <= LIMIT // MIB
-
-
-@contextlib.contextmanager
-def pool_with_only(instance: Instance, left: int) -> Iterator[None]:
-    """Somebody else's file fills the pool but for so many bytes."""
-    pool = instance.root / "data/pool"
-    filler = pool / "filler"
-    try:
-        with filler.open("wb") as file:
-            space = os.statvfs(pool)
-            os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - left)
-            os.fsync(file.fileno())
-        yield
-    finally:
-        filler.unlink()
-        os.sync()
 
 
 def test_a_full_pool_refuses_a_pause_before_anything_is_frozen(client: Client, instance: Instance) -> None:

@@ -69,7 +69,7 @@ def test_a_stop_commits_where_that_was_asked(client: Client, instance: Instance,
     end_machine(sandbox)
     sandbox.wait("stopped")
     assert state(sandbox) == "2", "an end that nobody asked for commits nothing"
-    kept = list((instance.root / "data").glob(f"**/{sandbox.id}/generations/*"))
+    kept = list((instance.root / "data/pool/sandboxes" / sandbox.id / "generations").iterdir())
     assert len(kept) == 1, "points of before are gone"
     assert instance.fsck() == []
 

@@ -5,6 +5,9 @@ not yet done, `amid`: while it is being done. Just after a step is just before t
 """
 
 import ast
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -18,6 +21,7 @@ from sandkeep.sdk.errors import Internal
 from support.faults.clock import Point
 from support.faults.stand import RUNTIMES, Stand
 from support.faults.victims import OF_MACHINE, VICTIMS
+from support.witness import machine_pids
 
 ABSENT = "absent"
 TEMPLATE_STEPS = ["echo built > /etc/built"]
@@ -97,6 +101,26 @@ def delete_snapshot(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).snapshots.delete("kept")
 
 
+def keep_its_end(sandbox: Sandbox) -> None:
+    sandbox.timeline.set(on_exit=True)
+
+
+def keep_its_crash(sandbox: Sandbox) -> None:
+    sandbox.timeline.set(on_crash=True)
+    sandbox.update(on_failure="stop")
+
+
+def end_machine(client: Client, sandbox: Sandbox) -> None:
+    for pid in machine_pids(sandbox):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    Sandbox(client, sandbox._answer).wait("stopped")
+
+
+def set_timeline(client: Client, sandbox: Sandbox) -> None:
+    Sandbox(client, sandbox._answer).timeline.set(every="1h", keep_last=3)
+
+
 def nothing(_client: Client, _sandbox: Sandbox) -> None:
     raise AssertionError("a creation has no sandbox to act on")
 
@@ -122,10 +146,15 @@ SCENARIOS = (
     Scenario("resume-memory", by("resume"), "paused-memory", "running", pause("memory")),
     Scenario("resume-disk", by("resume"), "paused-disk", "running", pause("disk"), runtimes=GVISOR),
     Scenario("stop", by("stop"), "running", "stopped", kept_after=False),
+    Scenario("stop-keeps", by("stop"), "running", "stopped", keep_its_end, kept_after=False),
     Scenario("stop-held", by("stop"), "paused-memory", "stopped", pause("memory"), kept_after=False),
     Scenario("stop-paused", by("stop"), "paused-disk", "stopped", pause("disk"), kept_after=False, runtimes=GVISOR),
     Scenario("stop-ephemeral", by("stop"), "running", ABSENT, persistence="ephemeral"),
     Scenario("update", by("update", **GROWN), "running", "running"),
+    Scenario(
+        "crash-keeps", end_machine, "running", "stopped", keep_its_crash, kept_before=False, kept_after=False,
+    ),
+    Scenario("timeline", set_timeline, "running", "running"),
     Scenario("delete", by("delete"), "running", ABSENT),
     Scenario("delete-paused", by("delete"), "paused-disk", ABSENT, pause("disk"), runtimes=GVISOR),
     Scenario("snapshot", by("snapshot", name="kept"), "running", "running"),

@@ -23,7 +23,7 @@ LINES = [("stdout", b"out\n"), ("stderr", b"err\n")]
 ALL = [
     "setup", "up", "down", "demo", "doctor", "runtimes", "fsck", "purge", "create", "list", "show", "update", "exec",
     "shell", "run", "cp", "logs", "pause", "resume", "stop", "start", "delete", "wait", "why", "events", "stats",
-    "snapshot", "rollback", "fork", "template", "key", "node", "backup", "support-bundle", "completion",
+    "snapshot", "rollback", "fork", "timeline", "template", "key", "node", "backup", "support-bundle", "completion",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
@@ -216,6 +216,57 @@ def test_a_long_history_fits_a_terminal(api: FakeApi, run: Run) -> None:
     lines = run("snapshot", "list", "dev")[1].splitlines()
     assert [line.split()[0] for line in lines[1:]] == [f"n{number}" for number in range(1500)]
     assert max(map(len, lines)) < 80
+
+
+def test_the_sizes_of_snapshots(api: FakeApi, run: Run) -> None:
+    sizes = {"written": 3 << 20, "freed": 1 << 20, "measured_at": "2026-11-01T00:00:00Z"}
+    dev = api.add("dev")
+    api.add_snapshot(dev, "clean", **sizes)
+    api.add_snapshot(dev, "new")
+    _, out, err = run("snapshot", "list", "dev")
+    heads, clean, new = out.splitlines()
+    assert "WRITTEN  FREES" in heads
+    assert "3 MiB    1 MiB" in clean
+    assert "disk  -        -" in new
+    assert err.startswith("sizes as of ")
+    assert "frees:   1 MiB, as of " in run("snapshot", "show", "dev@clean")[1]
+
+
+def test_a_timeline(api: FakeApi, run: Run) -> None:
+    dev = api.add("dev")
+    assert "made:    none by rule\n" in run("timeline", "show", "dev")[1]
+    code, out, err = run("timeline", "set", "dev", "--every", "3600", "--on-oom", "--on-crash")
+    assert (code, out.splitlines()[0]) == (0, "made:    every 1h, on out of memory, on crash")
+    assert "nothing says what goes" in err
+    code, out, err = run(
+        "timeline", "set", "dev", "--keep-last", "3", "--keep-daily", "7", "--keep-tag", "a", "--no-on-crash"
+    )
+    assert (code, err) == (0, "")
+    assert "made:    every 1h, on out of memory\n" in out, "the rest stays"
+    assert "keep:    3 last, 7 daily, tagged a\n" in out
+    assert run("timeline", "set", "dev", "--every", "5400", "--budget", str(5 << 30))[0] == 0
+    assert "every 5400s" in run("timeline", "show", "dev")[1]
+    shown = json.loads(run("timeline", "set", "dev", "--every", "off", "--budget", "none", "--json")[1])
+    assert (shown["every"], shown["budget"], shown["keep_last"]) == (None, None, 3)
+    for wrong in ([], ["--off", "--keep-last", "2"]):
+        assert run("timeline", "set", "dev", *wrong)[0] == 2
+    assert run("timeline", "set", "dev", "--off")[0] == 0
+    assert api.timelines[dev["id"]] == {}
+    assert run("timeline", "show", "nope")[0] == 3
+
+
+def test_prune(api: FakeApi, run: Run) -> None:
+    dev = api.add("dev")
+    assert run("timeline", "prune", "dev")[:2] == (0, "no snapshots\n")
+    old, _ = api.add_snapshot(dev), api.add_snapshot(dev, "clean")
+    code, out, err = run("timeline", "prune", "dev", "--plan")
+    assert (code, err) == (0, "1 snapshot of 2 would go; all of them held 3 MiB\n")
+    assert "goes: no rule keeps it" in out.splitlines()[1]
+    assert "stays: last" in out.splitlines()[2]
+    assert len(api.snapshots) == 2
+    done = json.loads(run("timeline", "prune", "dev", "--json")[1])
+    assert [item["snapshot"]["id"] for item in done["items"] if not item["keep"]] == [old["id"]]
+    assert [view["name"] for view in api.snapshots] == ["clean"]
 
 
 def test_rollback(api: FakeApi, run: Run) -> None:
@@ -474,6 +525,7 @@ def test_points_are_completed(api: FakeApi, run: Run, monkeypatch: pytest.Monkey
         ("rollback demo@", ["demo@clean", "demo@setup", f"demo@{nameless}"]), ("rollback x@", []),
         ("snapshot delete dev@clean dev@s", ["dev@setup"]), ("snapshot show dev@", ["dev@clean", "dev@setup"]),
         ("fork dev", ["dev"]), ("fork dev@c", ["dev@clean"]), ("snapshot create de", ["dev", "demo"]),
+        ("timeline prune de", ["dev", "demo"]),
     ]:  # fmt: skip
         monkeypatch.setenv("COMP_WORDS", f"sandkeep {words}")
         monkeypatch.setenv("COMP_CWORD", str(len(words.split())))

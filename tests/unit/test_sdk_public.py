@@ -16,9 +16,9 @@ from sandkeep.wire import platform
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = [
-    "AsyncClient", "AsyncFiles", "AsyncProcess", "AsyncSandbox", "AsyncSnapshots", "AsyncTerminal", "Client", "Dropped",
-    "ExecResult", "FileEvent", "FileInfo", "Files", "Output", "Process", "ProcessInfo", "ProcessResult", "Sandbox",
-    "SandkeepError", "Snapshots", "Terminal", "TreeResult",
+    "AsyncClient", "AsyncFiles", "AsyncProcess", "AsyncSandbox", "AsyncSnapshots", "AsyncTerminal", "AsyncTimeline",
+    "Client", "Dropped", "ExecResult", "FileEvent", "FileInfo", "Files", "Output", "Process", "ProcessInfo",
+    "ProcessResult", "Sandbox", "SandkeepError", "Snapshots", "Terminal", "Timeline", "TreeResult",
 ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_sync_is_generated_from_async() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["Client", "Files", "Process", "Sandbox", "Snapshots", "Terminal"])
+@pytest.mark.parametrize("name", ["Client", "Files", "Process", "Sandbox", "Snapshots", "Terminal", "Timeline"])
 def test_both_halves_have_the_same_names(name: str) -> None:
     def members(kind: type) -> set[str]:
         return {key for key in vars(kind) if not key.startswith("_")} - {"aclose", "close"}

@@ -29,6 +29,7 @@ from sandkeep.control.retention import Kept
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import Templates
+from sandkeep.control.timelines import Timelines
 from sandkeep.domain.errors import InvalidArgument, Unavailable
 from sandkeep.drivers.guest.agent import AgentGuest
 from sandkeep.drivers.runner.remote import remote_runner
@@ -120,8 +121,11 @@ async def make_services(
     installation = await keys.default_project()
     await keys.load()
     snapshots = Snapshots(events, sandboxes, runner, guest, clock)
+    timelines = Timelines(events, sandboxes, snapshots, runner, clock)
     nodes = Nodes(events, runner, installation)
-    reconciler = Reconciler(events, sandboxes, templates, snapshots, nodes, runner, clock, installation, kept or Kept())
+    reconciler = Reconciler(
+        events, sandboxes, templates, snapshots, timelines, nodes, runner, clock, installation, kept or Kept()
+    )
     return Services(
         version=version,
         identity=Identity(keys, allowance),
@@ -130,6 +134,7 @@ async def make_services(
         reach=reach,
         templates=templates,
         snapshots=snapshots,
+        timelines=timelines,
         forks=Forks(events, sandboxes, snapshots),
         events=events,
         reconciler=reconciler,

@@ -76,6 +76,7 @@ def run_remote(
     env: Mapping[str, str],
     timeout: str | None,
     no_resume: bool = False,
+    snapshot_first: bool = False,
 ) -> int:
     """The exit code: the command's, 128+n after a signal. `command` is argv; none with `tty` is a login shell.
 
@@ -84,6 +85,8 @@ def run_remote(
     if tty:
         if timeout is not None:
             raise click.UsageError("--timeout cannot be used with a terminal")
+        if snapshot_first:
+            sandbox.snapshots.create(cause="exec")
         columns, rows = window()
         terminal = sandbox.open_terminal(
             list(command),
@@ -106,6 +109,7 @@ def run_remote(
         timeout=timeout,
         stdin=stdin,
         no_resume=no_resume,
+        snapshot_first=snapshot_first,
         resume_within=PATIENCE,
     )
     try:

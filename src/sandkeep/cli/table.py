@@ -20,6 +20,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rollback": ("rollback:rollback", "Go back to a snapshot."),
         "commit": ("commit:commit", "Let its next sessions start from now."),
         "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
+        "timeline": ("timeline:timeline", "Make snapshots by rule, and keep the right ones."),
     },
     "In a sandbox": {
         "exec": ("exec:exec_", "Run a command."),

@@ -5,7 +5,8 @@ is a read-only moment of a disk. A *template* is a read-only starting point. All
 makes (typed ids, [a-z0-9_]); a driver never invents names and never follows a path that a guest controls.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,23 @@ class DiskFacts:
     changed_at: float
     template: str | None = None
     limit: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationSize:
+    """Bytes in files, None where the driver cannot say. written: what it has that the one it came from has not; freed: what
+    nothing else holds."""
+
+    written: int | None = None
+    freed: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationSizes:
+    """By id. shares: (first, last, bytes) that nothing but the generations asked for holds, from which to which of them."""
+
+    sizes: dict[str, GenerationSize] = field(default_factory=dict)
+    shares: tuple[tuple[str, str, int], ...] = ()
 
 
 class Disks(Protocol):
@@ -137,6 +155,16 @@ class Disks(Protocol):
         ...
 
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None: ...
+
+    async def changed(self, sandbox_id: str, generation_id: str) -> bool:
+        """Whether the disk has changed since this generation was made of it, or it was restored from it. What looks changed may
+        still be equal; what changed is never taken for equal. Raises NotFound."""
+        ...
+
+    async def measure(self, sandbox_id: str, generations: Sequence[tuple[str, str | None]]) -> GenerationSizes:
+        """Of these generations of a sandbox, oldest first, each with the one it came from (None: the sandbox's template).
+        Takes its time, between other work. Raises NotFound when one of them goes meanwhile."""
+        ...
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         """Where the memory files of a generation live (in the pool, root:0700, outside every disk). `snapshot` makes

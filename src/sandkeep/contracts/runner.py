@@ -18,6 +18,7 @@ from sandkeep.domain.node import (
     Usage,
 )
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits
+from sandkeep.domain.timeline import SnapshotSizes, Timeline
 
 PROTOCOL_VERSION = 1
 OLDEST_PROTOCOL = 1
@@ -152,7 +153,18 @@ class Runner(Protocol):
         ...
 
     async def snapshots(self) -> list[SnapshotOnNode]:
-        """All that the node keeps."""
+        """All that the node keeps. Those that a sandbox's timeline asks for at the end of a machine it makes by itself."""
+        ...
+
+    async def set_timeline(self, operation: OperationRef, sandbox_id: str, timeline: Timeline) -> Observed: ...
+
+    async def changed(self, sandbox_id: str) -> bool:
+        """Whether its disk may hold anything that the snapshot it came from last does not. Raises NotFound."""
+        ...
+
+    async def snapshot_sizes(self, sandbox_id: str, fresh: bool) -> SnapshotSizes | None:
+        """As computed in the background, None before that; `fresh`: computed now. Raises NotFound when a snapshot goes
+        meanwhile."""
         ...
 
     async def delete_template(self, operation: OperationRef, template_id: str) -> None:

@@ -40,7 +40,7 @@ def changed(spec: Spec, changes: Changes) -> Spec:
 
 def as_on_node(sandbox: Sandbox, node: Spec, now: float) -> Sandbox:
     """What an update may have changed there, taken over; a lifetime that it changed counts from now."""
-    spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels)
+    spec = replace(sandbox.spec, limits=node.limits, lifetime=node.lifetime, labels=node.labels, timeline=node.timeline)
     expires = sandbox.expires_at if node.lifetime == sandbox.spec.lifetime else node.lifetime.ends(now)
     return replace(sandbox, spec=spec, operation=None, updated_at=now, expires_at=expires)
 

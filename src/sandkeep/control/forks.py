@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, replace
+from typing import Any
 
 import anyio
 
@@ -16,7 +17,7 @@ from sandkeep.domain.errors import Conflict, SandkeepError, Unsupported
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.names import check_name
 from sandkeep.domain.sandbox import Phase, Sandbox, Spec
-from sandkeep.domain.snapshot import Snapshot, SnapshotKind
+from sandkeep.domain.snapshot import Cause, Snapshot, SnapshotKind
 
 
 class Forks:
@@ -107,13 +108,13 @@ class Forks:
 
     async def _keep(self, source: Sandbox, kind: SnapshotKind | None, key: str | None) -> Snapshot:
         """The moment that they are to go on from."""
-        reason = "for a fork"
+        why: dict[str, Any] = {"reason": "for a fork", "cause": Cause.FORK, "key": key}
         if kind is None and source.status.phase not in (Phase.STOPPED, Phase.FAILED):
             with suppress(Unsupported):
                 full = SnapshotKind.FULL
-                return await self._snapshots.create(source.project_id, source.id, kind=full, reason=reason, key=key)
+                return await self._snapshots.create(source.project_id, source.id, kind=full, **why)
         kind = kind or SnapshotKind.DISK
-        return await self._snapshots.create(source.project_id, source.id, kind=kind, reason=reason, key=key)
+        return await self._snapshots.create(source.project_id, source.id, kind=kind, **why)
 
     async def _take_back(self, fresh: list[Sandbox], snapshot: Snapshot | None) -> None:
         """A node that is away deletes them when it is back."""

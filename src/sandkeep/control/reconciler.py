@@ -12,9 +12,11 @@ from sandkeep.control.nodes import Nodes
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.retention import Kept, Retention
 from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.control.schedule import Schedule
 from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import BUILD_LABEL, Templates
 from sandkeep.control.ticks import Ticks, expired, postpone
+from sandkeep.control.timelines import Timelines
 from sandkeep.domain.errors import SandkeepError, Unavailable
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Fact, FactKind, Observed
@@ -41,6 +43,7 @@ class Reconciler:
         sandboxes: Sandboxes,
         templates: Templates,
         snapshots: Snapshots,
+        timelines: Timelines,
         nodes: Nodes,
         runner: Runner,
         clock: Clock,
@@ -61,7 +64,8 @@ class Reconciler:
         self.apart = "the node's runner does not answer"
         """Why there is no node; of the last try."""
         self._expiries = Expiries(events, sandboxes, runner, nodes, clock, lambda: self.node is not None)
-        self._restarter = Restarter(events, sandboxes, clock, lambda: self.node is not None and nodes.standing.paired)
+        self._restarter = Restarter(events, sandboxes, clock, self._joined)
+        self._schedule = Schedule(events, sandboxes, snapshots, timelines, runner, clock, self._joined)
         self._retention = Retention(events, clock, kept)
 
     async def run(self) -> None:
@@ -71,6 +75,11 @@ class Reconciler:
             tasks.start_soon(self._timers)
             tasks.start_soon(self._restarter.run)
             tasks.start_soon(self._retention.run)
+            tasks.start_soon(self._schedule.run)
+
+    def _joined(self) -> bool:
+        """To a node that is of this installation."""
+        return self.node is not None and self._nodes.standing.paired
 
     # -- the node
 
@@ -140,6 +149,8 @@ class Reconciler:
             await self._sandboxes.note_out_of_memory(
                 sandbox, str(fact.data.get("reason", "")), fact.data.get("processes")
             )
+            if sandbox.spec.timeline.on_out_of_memory:
+                self._schedule.expect()
             return
         kind = _FACT_EVENT.get(fact.kind)
         if kind is None:

@@ -32,15 +32,13 @@ from sandkeep.domain.event import EventKind
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import Observed, OperationRef, SnapshotOnNode
 from sandkeep.domain.sandbox import TRANSITIONAL, Commit, Persistence, Phase, Sandbox
-from sandkeep.domain.snapshot import Snapshot, SnapshotKind, SnapshotPhase, check
+from sandkeep.domain.snapshot import MOST, Cause, Snapshot, SnapshotKind, SnapshotPhase, check
+from sandkeep.domain.timeline import SnapshotSizes
 from sandkeep.domain.why import is_lost
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import sandboxes as sandbox_store
 from sandkeep.store import snapshots as store
 from sandkeep.telemetry.log import log
-
-MOST = 1000
-"""Snapshots of one sandbox."""
 
 
 class Snapshots:
@@ -66,6 +64,12 @@ class Snapshots:
         async with self._events.change() as ledger:
             return await _ready(ledger, sandbox, snapshot)
 
+    async def sizes(self, sandbox_id: str) -> SnapshotSizes | None:
+        """As the node computed them last; None while it has not, or is away."""
+        with suppress(SandkeepError):
+            return await self._runner.snapshot_sizes(sandbox_id, False)
+        return None
+
     # -- making and deleting
 
     async def create(
@@ -77,6 +81,7 @@ class Snapshots:
         name: str | None = None,
         tags: tuple[str, ...] = (),
         reason: str = "asked for",
+        cause: Cause = Cause.ASKED,
         key: str | None = None,
         commit: bool = False,
     ) -> Snapshot:
@@ -103,6 +108,7 @@ class Snapshots:
                     phase=SnapshotPhase.MAKING,
                     reason=reason,
                     created_at=self._clock.now(),
+                    cause=cause,
                 )
                 await store.add(ledger.transaction, snapshot)
                 if key:
@@ -207,10 +213,10 @@ class Snapshots:
         if memory and sandbox.status.phase in (Phase.RUNNING, Phase.PAUSED):
             try:
                 full = SnapshotKind.FULL
-                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason)
+                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, cause=Cause.ROLLBACK)
             except (PauseFailed, Unsupported, NoCapacity) as error:
                 reason += f" (without its memory: {error.message})"
-        return await self.create(sandbox.project_id, sandbox.id, reason=reason)
+        return await self.create(sandbox.project_id, sandbox.id, reason=reason, cause=Cause.ROLLBACK)
 
     # -- the frame around a change
 
@@ -306,6 +312,7 @@ class Snapshots:
                 reason=found.reason,
                 created_at=found.created_at,
                 held=found.held,
+                cause=found.cause,
             )
             await store.add(ledger.transaction, snapshot)
             await _tell(ledger, EventKind.SNAPSHOT_CREATED, snapshot, "the node's record of it")
@@ -338,4 +345,5 @@ def _as_on_node(snapshot: Snapshot) -> SnapshotOnNode:
         name=snapshot.name,
         tags=snapshot.tags,
         reason=snapshot.reason,
+        cause=snapshot.cause,
     )

@@ -34,6 +34,7 @@ class EventKind(StrEnum):
     SNAPSHOT_FAILED = "snapshot.failed"
     SNAPSHOT_LOST = "snapshot.lost"
     SNAPSHOT_DELETED = "snapshot.deleted"
+    SNAPSHOT_PRUNED = "snapshot.pruned"
     TEMPLATE_BUILD_STARTED = "template.build_started"
     TEMPLATE_READY = "template.ready"
     TEMPLATE_FAILED = "template.failed"
@@ -54,7 +55,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_RESUME_FAILED: "The resume did not happen; it stays paused, its memory image untouched.",
     EventKind.SANDBOX_STOPPING: "Its machine is being ended.",
     EventKind.SANDBOX_STOPPED: "Its machine has ended and its disk was kept.",
-    EventKind.SANDBOX_UPDATED: "Labels, limits or lifetime were changed.",
+    EventKind.SANDBOX_UPDATED: "Labels, limits, lifetime or timeline were changed.",
     EventKind.SANDBOX_FAILED: "An operation failed, or the node lost it; the reason says why.",
     EventKind.SANDBOX_EXPIRED: "Its lifetime ended, and what its persistence says was done.",
     EventKind.SANDBOX_OUT_OF_MEMORY: "Its memory limit was met; the reason names what was killed.",
@@ -71,6 +72,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SNAPSHOT_FAILED: "A snapshot was not made; the reason says why, and nothing of it is left.",
     EventKind.SNAPSHOT_LOST: "The node has no record of a snapshot; what it held may be in quarantine.",
     EventKind.SNAPSHOT_DELETED: "A snapshot of a sandbox is gone.",
+    EventKind.SNAPSHOT_PRUNED: "Snapshots went that the timeline of their sandbox keeps no longer; `snapshots` are their ids.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
     EventKind.TEMPLATE_READY: "A template can be used.",
     EventKind.TEMPLATE_FAILED: "The build of a template failed; the reason names the step.",

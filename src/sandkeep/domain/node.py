@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from sandkeep.domain.sandbox import Condition, Hold, Phase, Spec
-from sandkeep.domain.snapshot import SnapshotKind
+from sandkeep.domain.snapshot import Cause, SnapshotKind
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class SnapshotOnNode:
     parent: str | None = None
     reason: str = ""
     held: float = 0.0
+    cause: Cause = Cause.ASKED
 
 
 @dataclass(frozen=True)

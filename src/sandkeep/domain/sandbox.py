@@ -7,6 +7,7 @@ from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.names import check_env, check_labels
 from sandkeep.domain.quantities import GIB, MIB, TIB, format_size
 from sandkeep.domain.restart import OnFailure, Restarts
+from sandkeep.domain.timeline import Timeline
 
 
 class Persistence(StrEnum):
@@ -174,11 +175,13 @@ class Spec:
     on_failure: OnFailure = OnFailure.STOP
     commit: Commit | None = None
     """Of persistence=snapshot alone."""
+    timeline: Timeline = field(default_factory=Timeline)
 
     def check(self) -> None:
         """Raises InvalidArgument for values that no host could satisfy."""
         self.limits.check()
         self.lifetime.check()
+        self.timeline.check()
         check_env(self.env)
         check_labels(self.labels)
         if self.lifetime.grace is not None and self.persistence is not Persistence.EPHEMERAL:

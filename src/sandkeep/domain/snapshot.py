@@ -6,6 +6,9 @@ from enum import StrEnum
 from sandkeep.domain.errors import InvalidArgument
 from sandkeep.domain.names import check_name
 
+MOST = 1000
+"""Snapshots of one sandbox."""
+
 _MOST_TAGS, _LONGEST_TAG = 32, 64
 
 
@@ -20,6 +23,20 @@ class SnapshotPhase(StrEnum):
     MAKING = "making"
     READY = "ready"
     DELETING = "deleting"
+
+
+class Cause(StrEnum):
+    """What it was made for. Only those that nobody asked for go by a timeline's rules."""
+
+    ASKED = "asked"
+    SCHEDULE = "schedule"
+    FORK = "fork"
+    ROLLBACK = "rollback"
+    PROMOTE = "promote"
+    EXEC = "exec"
+    EXIT = "exit"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASH = "crash"
 
 
 @dataclass(frozen=True)
@@ -38,13 +55,19 @@ class Snapshot:
     reason: str
     created_at: float
     held: float = 0.0
+    cause: Cause = Cause.ASKED
 
 
 def check(name: str | None, tags: tuple[str, ...]) -> None:
     """Raises InvalidArgument."""
     if name is not None:
         check_name(name, "snapshot")
+    check_tags(tags)
+
+
+def check_tags(tags: tuple[str, ...], field: str = "tags") -> None:
+    """Raises InvalidArgument."""
     if len(tags) > _MOST_TAGS or any(not 1 <= len(tag) <= _LONGEST_TAG or not tag.isprintable() for tag in tags):
         raise InvalidArgument(
-            f"tags are at most {_MOST_TAGS} words of 1 to {_LONGEST_TAG} printable characters", field="tags"
+            f"{field} are at most {_MOST_TAGS} words of 1 to {_LONGEST_TAG} printable characters", field=field
         )

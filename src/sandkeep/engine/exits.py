@@ -7,7 +7,8 @@ from anyio.abc import TaskGroup
 from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Phase
-from sandkeep.engine import lifecycle, machine
+from sandkeep.domain.snapshot import Cause
+from sandkeep.engine import lifecycle, machine, moments
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
@@ -77,7 +78,9 @@ class Exits:
                 now = self._parts.clock.now()
                 if out_of_memory:
                     record = record.with_condition(ConditionKind.OUT_OF_MEMORY, True, how, now)
-                self._parts.records.save(lifecycle.ended(record, f"its machine ended: {how}", now))
+                record = lifecycle.ended(record, f"its machine ended: {how}", now)
+                cause = Cause.OUT_OF_MEMORY if out_of_memory else Cause.CRASH
+                self._parts.records.save(await moments.keep(self._parts, record, cause))
                 self._parts.feed.tell(kind, sandbox_id, record.epoch, reason=how)
         except NotFound:  # it is being deleted
             return True

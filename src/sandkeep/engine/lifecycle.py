@@ -79,7 +79,7 @@ async def stop(parts: Parts, record: Record, entry: Entry) -> Record:
         entry.step("guest.flush")
         await machine.flush(parts, record)
     entry.step("machine.end")
-    record = await sessions.close(parts, await machine.end(parts, record), entry)
+    record = await machine.end(parts, record)
     entry.step("disk.sync")
     await parts.disks.sync()
     stopped = replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0)

@@ -32,7 +32,8 @@ from sandkeep.domain.sandbox import (
     RuntimeKind,
     Spec,
 )
-from sandkeep.domain.snapshot import SnapshotKind
+from sandkeep.domain.snapshot import Cause, SnapshotKind
+from sandkeep.domain.timeline import timeline_from
 from sandkeep.engine.storage import trouble, writing
 from sandkeep.lib.files import (
     NO_FILE,
@@ -143,6 +144,7 @@ def spec_from_json(data: dict[str, Any]) -> Spec:
         pause_or_disk=data["pause_or_disk"],
         on_failure=OnFailure(data.get("on_failure", OnFailure.STOP)),
         commit=Commit(data["commit"]) if data.get("commit") else None,
+        timeline=timeline_from(data.get("timeline") or {}),
     )
 
 
@@ -182,6 +184,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
 def _kept_from_json(data: dict[str, Any]) -> Kept:
     snapshot = data["snapshot"]
     shown = {**snapshot, "kind": SnapshotKind(snapshot["kind"]), "tags": tuple(snapshot["tags"])}
+    shown["cause"] = Cause(snapshot.get("cause", Cause.ASKED))
     return Kept(SnapshotOnNode(**shown), Generation(**data["generation"]), data.get("agent", ""))
 
 

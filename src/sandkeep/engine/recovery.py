@@ -14,7 +14,8 @@ from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, body, is_id
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
-from sandkeep.engine import agents, lifecycle, machine, sessions, snapshots
+from sandkeep.domain.snapshot import Cause
+from sandkeep.engine import agents, lifecycle, machine, moments, sessions, snapshots
 from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
@@ -110,9 +111,11 @@ async def _finish_stop(parts: Parts, record: Record) -> None:
     """Its machine was being ended, or is: what ran cannot be brought back, so what was begun is done. It did not end by
     itself, and no rule for that applies."""
     before = record
-    record = await sessions.close(parts, await machine.end(parts, record))
+    record = await machine.end(parts, record)
     await parts.disks.sync()
-    record = parts.records.save(replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0))
+    stopped = replace(record, phase=Phase.STOPPED, hold=None, reason="stopped", exited=0)
+    stopped = await moments.keep(parts, stopped, Cause.EXIT)
+    parts.records.save(await sessions.close(parts, stopped))
     if before.point and not parts.records.needed(before.point.id):
         await parts.disks.drop_generation(record.id, before.point.id)
 
@@ -222,7 +225,8 @@ async def _machine_lost(parts: Parts, record: Record) -> None:
     else:
         if record.generation and not parts.records.needed(record.generation.id, but=record.id):
             await parts.disks.drop_generation(record.id, record.generation.id)
-        parts.records.save(lifecycle.ended(record, what, parts.clock.now()))
+        ended = lifecycle.ended(record, what, parts.clock.now())
+        parts.records.save(await moments.keep(parts, ended, Cause.CRASH))
     parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=what, deleted=deleted)
 
 

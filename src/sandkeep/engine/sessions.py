@@ -24,7 +24,6 @@ async def first_point(parts: Parts, record: Record, entry: Entry, undos: Undos) 
     await machine.flush(parts, record)
     point = await _keep(parts, record, entry)
     undos.push("generation", lambda: parts.disks.drop_generation(record.id, point.id))
-    await parts.disks.sync()
     return replace(record, point=point)
 
 
@@ -46,6 +45,7 @@ async def close(parts: Parts, record: Record, entry: Entry | None = None) -> Rec
     if entry:
         entry.step("disk.restore", generation=record.point.id)
     await parts.disks.restore(record.id, record.point.id)
+    await parts.disks.sync()
     return record
 
 
@@ -54,4 +54,5 @@ async def _keep(parts: Parts, record: Record, entry: Entry | None) -> Generation
     if entry:
         entry.step("disk.snapshot", generation=generation)
     await parts.disks.snapshot(record.id, generation)
+    await parts.disks.sync()
     return Generation(generation, parts.clock.now(), files={}, requires={})

@@ -33,8 +33,9 @@ from sandkeep.domain.node import (
     Usage,
 )
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
-from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.engine import fsck, hibernation, lifecycle, machine, quarantine, sessions, snapshots
+from sandkeep.domain.snapshot import Cause, SnapshotKind
+from sandkeep.domain.timeline import SnapshotSizes, Timeline
+from sandkeep.engine import fsck, hibernation, lifecycle, machine, moments, quarantine, sessions, snapshots
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
@@ -43,6 +44,7 @@ from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Kept, Record
 from sandkeep.engine.recovery import mend, recover
 from sandkeep.engine.rescue import give_back, leave_or_stay, set_room
+from sandkeep.engine.sizes import Sizes
 from sandkeep.engine.tombstones import Tombstones
 from sandkeep.engine.undo import Undos
 from sandkeep.engine.upkeep import Upkeep
@@ -62,6 +64,8 @@ class Supervisor:
         self._tombstones = Tombstones(parts)
         self._exits = Exits(parts, self._lanes, self._tombstones)
         self._operations = Operations(parts, self._lanes, self._exits)
+        self._kills = moments.Kills(parts, self._lanes)
+        self._sizes = Sizes(parts)
         self._probed: tuple[float, str] | None = None
         self._probing = anyio.Lock()
         self._deleted: dict[str, None] = {}
@@ -73,12 +77,14 @@ class Supervisor:
             self._tasks = tasks
             self._exits.begin(tasks)
             self._operations.begin(tasks)
+            self._kills.begin(tasks)
             for record in list(self._parts.records.sandboxes.values()):
                 if record.phase is Phase.DELETED:
                     tasks.start_soon(self._tombstones.erase, record)
                 else:
                     self._exits.watch(record)
-            tasks.start_soon(Upkeep(self._parts).run)
+            tasks.start_soon(Upkeep(self._parts, self._kills.told).run)
+            tasks.start_soon(self._sizes.run)
             tasks.start_soon(self._tombstones.run)
             ready()
             try:
@@ -164,7 +170,9 @@ class Supervisor:
             if record.phase is Phase.STOPPED:
                 return replace(record, exited=0)
             self._exits.expect(record)
-            return await give_back(self._parts, await lifecycle.stop(self._parts, record, entry), entry)
+            stopped = await give_back(self._parts, await lifecycle.stop(self._parts, record, entry), entry)
+            stopped = await moments.keep(self._parts, stopped, Cause.EXIT, entry)
+            return await sessions.close(self._parts, stopped, entry)
 
         return await self._operations.operate(operation, sandbox_id, "stop", Phase.STOPPING, work)
 
@@ -198,7 +206,8 @@ class Supervisor:
                 return await hibernation.pause_to_disk(self._parts, record, entry)
             except PauseFailed as error:
                 if or_disk:
-                    return await lifecycle.stop_instead_of_pause(self._parts, record, entry, error)
+                    stopped = await lifecycle.stop_instead_of_pause(self._parts, record, entry, error)
+                    return await moments.keep(self._parts, stopped, Cause.EXIT, entry)
                 noted = kept.with_condition(ConditionKind.MEMORY_SAVABLE, False, error.message, self._parts.clock.now())
                 self._parts.records.save(noted)
                 raise
@@ -411,6 +420,19 @@ class Supervisor:
 
     async def snapshots(self) -> list[SnapshotOnNode]:
         return [kept.snapshot for kept in self._parts.records.snapshots.values()]
+
+    async def set_timeline(self, operation: OperationRef, sandbox_id: str, timeline: Timeline) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            spec = replace(record.spec, timeline=timeline)
+            return replace(record, sandbox=replace(record.sandbox, spec=spec))
+
+        return await self._operations.operate(operation, sandbox_id, "set_timeline", None, work)
+
+    async def changed(self, sandbox_id: str) -> bool:
+        return await moments.changed(self._parts, self._operations.known(sandbox_id))
+
+    async def snapshot_sizes(self, sandbox_id: str, fresh: bool) -> SnapshotSizes | None:
+        return await self._sizes.measure(sandbox_id) if fresh else self._sizes.known(sandbox_id)
 
     # -- templates
 

@@ -1,5 +1,6 @@
 """What is looked at every few seconds while the node serves: rules that somebody flushed, kills for memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
@@ -29,8 +30,10 @@ class _Seen:
 
 
 class Upkeep:
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, killed: Callable[[Record], None]) -> None:
+        """`killed`: hears of each sandbox in which a process was killed for want of memory."""
         self._parts = parts
+        self._killed = killed
         self._seen: dict[str, _Seen] = {}
 
     async def run(self) -> None:
@@ -113,6 +116,7 @@ class Upkeep:
         reason = f"out of memory: killed {', '.join(names[:_NAMED])}{more}"
         log("machine.process_killed", sandbox=record.id, machine=machine_id, count=len(names))
         self._parts.feed.tell(FactKind.PROCESS_KILLED, record.id, record.epoch, reason=reason, processes=names[:_NAMED])
+        self._killed(record)
         return True
 
     async def _told(self, record: Record, after: int) -> list[tuple[int, str]]:

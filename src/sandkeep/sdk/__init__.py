@@ -10,6 +10,7 @@ _PUBLIC = {
     "AsyncSandbox": "sandkeep.sdk._async.sandbox",
     "AsyncSnapshots": "sandkeep.sdk._async.snapshots",
     "AsyncTerminal": "sandkeep.sdk._async.terminal",
+    "AsyncTimeline": "sandkeep.sdk._async.timeline",
     "Client": "sandkeep.sdk._sync.client",
     "Dropped": "sandkeep.sdk.results",
     "ExecResult": "sandkeep.sdk.results",
@@ -24,6 +25,7 @@ _PUBLIC = {
     "SandkeepError": "sandkeep.sdk.errors",
     "Snapshots": "sandkeep.sdk._sync.snapshots",
     "Terminal": "sandkeep.sdk._sync.terminal",
+    "Timeline": "sandkeep.sdk._sync.timeline",
     "TreeResult": "sandkeep.sdk.results",
 }
 
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
     from sandkeep.sdk._async.sandbox import AsyncSandbox
     from sandkeep.sdk._async.snapshots import AsyncSnapshots
     from sandkeep.sdk._async.terminal import AsyncTerminal
+    from sandkeep.sdk._async.timeline import AsyncTimeline
     from sandkeep.sdk._sync.client import Client
     from sandkeep.sdk._sync.files import Files
     from sandkeep.sdk._sync.process import Process
     from sandkeep.sdk._sync.sandbox import Sandbox
     from sandkeep.sdk._sync.snapshots import Snapshots
     from sandkeep.sdk._sync.terminal import Terminal
+    from sandkeep.sdk._sync.timeline import Timeline
     from sandkeep.sdk.errors import SandkeepError
     from sandkeep.sdk.results import (
         Dropped,
@@ -59,6 +63,7 @@ __all__ = [
     "AsyncSandbox",
     "AsyncSnapshots",
     "AsyncTerminal",
+    "AsyncTimeline",
     "Client",
     "Dropped",
     "ExecResult",
@@ -73,6 +78,7 @@ __all__ = [
     "SandkeepError",
     "Snapshots",
     "Terminal",
+    "Timeline",
     "TreeResult",
 ]
 

@@ -72,6 +72,7 @@ def exec_body(
     timeout: float | str | None,
     stdin: str | bytes | None,
     no_resume: bool,
+    snapshot_first: bool = False,
 ) -> bytes:
     """An ExecRequest."""
     body: dict[str, Any] = {"command": command if isinstance(command, str) else list(command)}
@@ -90,6 +91,8 @@ def exec_body(
         body["stdin"] = stdin
     if no_resume:
         body["no_resume"] = True
+    if snapshot_first:
+        body["snapshot_first"] = True
     return encoded(body)
 
 

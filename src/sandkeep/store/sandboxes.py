@@ -25,6 +25,7 @@ from sandkeep.domain.sandbox import (
     Spec,
     Status,
 )
+from sandkeep.domain.timeline import Timeline, timeline_from
 from sandkeep.store.tables import sandboxes as table
 
 # The statements of every request are made once: to build one anew costs SQLAlchemy more than the database needs for it.
@@ -41,6 +42,7 @@ _GET = select(table).where(
 _BY_ID = select(table).where(table.c.id == bindparam("_id"))
 _REMOVE = delete(table).where(table.c.id == bindparam("_id"))
 _COUNT = select(func.count()).select_from(table).where(table.c.project_id == bindparam("_project"))
+_NO_TIMELINE = Timeline()
 _EXPIRED = select(table).where(table.c.expires_at <= bindparam("_now"))
 
 
@@ -77,6 +79,7 @@ def _row(sandbox: Sandbox) -> dict[str, Any]:
         "ended_machine": sandbox.restarts.machine,
         "origin": sandbox.origin,
         "origin_memory": sandbox.origin_memory,
+        "timeline": None if spec.timeline == _NO_TIMELINE else asdict(spec.timeline),
     }
 
 
@@ -98,6 +101,7 @@ def _sandbox(row: Any) -> Sandbox:
             pause_or_disk=row.pause_or_disk,
             on_failure=OnFailure(row.on_failure),
             commit=Commit(row.commit_rule) if row.commit_rule else None,
+            timeline=timeline_from(row.timeline or {}),
         ),
         status=Status(
             phase=Phase(row.phase),
@@ -202,3 +206,15 @@ async def failing(connection: AsyncConnection) -> list[Sandbox]:
 
 async def made_from(connection: AsyncConnection, template_id: str) -> list[str]:
     return [row.id for row in await connection.execute(select(table.c.id).where(table.c.template == template_id))]
+
+
+async def with_timeline(connection: AsyncConnection) -> list[Sandbox]:
+    """Those of which snapshots are made, or go, by rule."""
+    return [_sandbox(row) for row in await connection.execute(select(table).where(table.c.timeline.is_not(None)))]
+
+
+async def being_forked(connection: AsyncConnection) -> frozenset[str]:
+    """Snapshots from which sandboxes are being made now."""
+    making = table.c.phase.in_([str(Phase.NEW), str(Phase.STARTING)])
+    rows = await connection.execute(select(table.c.origin).where(table.c.origin.is_not(None), making))
+    return frozenset(row.origin for row in rows)

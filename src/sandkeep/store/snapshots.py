@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sandkeep.domain.errors import AlreadyExists
-from sandkeep.domain.snapshot import Snapshot, SnapshotKind, SnapshotPhase
+from sandkeep.domain.snapshot import Cause, Snapshot, SnapshotKind, SnapshotPhase
 from sandkeep.store.tables import snapshots as table
 
 
@@ -29,6 +29,7 @@ def _snapshot(row: Any) -> Snapshot:
         reason=row.reason,
         created_at=row.created_at,
         held=row.held,
+        cause=Cause(row.cause),
     )
 
 
@@ -69,6 +70,13 @@ async def of(connection: AsyncConnection, sandbox_id: str) -> list[Snapshot]:
 async def count(connection: AsyncConnection, sandbox_id: str) -> int:
     found = select(func.count()).select_from(table).where(table.c.sandbox_id == sandbox_id)
     return (await connection.execute(found)).scalar() or 0
+
+
+async def newest(connection: AsyncConnection, sandbox_ids: list[str]) -> dict[str, tuple[int, float]]:
+    """Sandbox -> how many it has, and when the newest was made. Those without any are not in it."""
+    found = select(table.c.sandbox_id, func.count(), func.max(table.c.created_at))
+    rows = await connection.execute(found.where(table.c.sandbox_id.in_(sandbox_ids)).group_by(table.c.sandbox_id))
+    return {row[0]: (row[1], row[2]) for row in rows}
 
 
 async def everywhere(connection: AsyncConnection) -> list[Snapshot]:

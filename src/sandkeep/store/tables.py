@@ -77,10 +77,12 @@ sandboxes = Table(
     Column("origin", String(24)),
     Column("commit_rule", String(16)),
     Column("origin_memory", Boolean, nullable=False, server_default=false()),
+    Column("timeline", JSON(none_as_null=True)),
     UniqueConstraint("project_id", "name", name="sandbox_name"),
     Index("sandbox_page", "project_id", "created_at", "id"),
     Index("sandbox_expiry", "expires_at", sqlite_where=text("expires_at IS NOT NULL")),
     Index("sandbox_failures", "failures", sqlite_where=text("failures > 0")),
+    Index("sandbox_timeline", "id", sqlite_where=text("timeline IS NOT NULL")),
 )
 
 templates = Table(
@@ -113,6 +115,7 @@ snapshots = Table(
     Column("reason", String, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("held", Float, nullable=False),
+    Column("cause", String(16), nullable=False),
     UniqueConstraint("sandbox_id", "name", name="snapshot_name"),
     Index("snapshot_sandbox", "sandbox_id", "created_at"),
 )

@@ -42,6 +42,8 @@ EVENTS: Final[dict[str, str]] = {
     "server.refused": "A server and this runner have no version of their protocol in common.",
     "snapshot.lost": "The node has no record of a snapshot that the server lists; it is listed no more.",
     "task.failed": "A task in the background failed; it is repeated.",
+    "timeline.failed": "What a timeline asks for could not be done; what is on a schedule is tried again ever more rarely.",
+    "timeline.pruned": "Snapshots went that the timeline of their sandbox keeps no longer.",
     "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
 }
 """Name -> what it tells: the reference is made from this."""

@@ -128,7 +128,8 @@ class StartRequest(Asked):
 
 class ExecRequest(Asked):
     """`command` is a shell line (run by bash -l -c, or sh) or an argv list. `stdin` is text, or base64 with
-    `stdin_encoding`. `timeout` in seconds; then the process group is killed and exit_code is 137."""
+    `stdin_encoding`. `timeout` in seconds; then the process group is killed and exit_code is 137. `snapshot_first`: the disk is
+    kept as it is before the command runs; if that cannot be done, it does not run."""
 
     command: str | list[str]
     user: ShortText | None = None
@@ -138,6 +139,7 @@ class ExecRequest(Asked):
     stdin: str | None = None
     stdin_encoding: Literal["text", "base64"] = "text"
     no_resume: bool = False
+    snapshot_first: bool = False
 
 
 class ExecAnswer(Given):

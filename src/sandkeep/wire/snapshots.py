@@ -8,21 +8,26 @@ from pydantic import Field
 from sandkeep.wire.shape import Asked, Given, ShortText
 
 SnapshotKind = Literal["disk", "full"]
+Cause = Literal["asked", "schedule", "fork", "rollback", "promote", "exec", "exit", "out_of_memory", "crash"]
 
 
 class SnapshotCreate(Asked):
     """`name`: unique among the snapshots of its sandbox; without one it goes by its id. `tags` are words to find it by, and
     to keep it by. `kind`: `full` keeps memory and processes, too, of a running or paused sandbox whose runtime can; it resets
-    the sandbox's outside connections."""
+    the sandbox's outside connections. `cause`: exec for one that is made before a command, so that the timeline's rules
+    concern it."""
 
     kind: SnapshotKind = "disk"
     name: ShortText | None = None
     tags: list[ShortText] = Field(default_factory=list, max_length=32)
+    cause: Literal["asked", "exec"] = "asked"
 
 
 class SnapshotView(Given):
     """A point in time of a sandbox, which it owns. `parent`: the snapshot that its disk came from when this one was made,
-    null for the first. `held`: seconds that its processes stood still for it. `reason`: why it was made."""
+    null for the first. `held`: seconds that its processes stood still for it. `reason`: why it was made; `cause`: the same in
+    one word. `written`: bytes that it has and its parent has not (the first one: its template); `freed`: bytes that deleting
+    it would give back; both null while nobody knows, else as of `measured_at`."""
 
     id: str
     sandbox_id: str
@@ -33,6 +38,10 @@ class SnapshotView(Given):
     parent: str | None
     held: float
     reason: str
+    cause: Cause = "asked"
+    written: int | None = None
+    freed: int | None = None
+    measured_at: datetime | None = None
     created_at: datetime
 
 

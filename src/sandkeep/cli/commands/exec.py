@@ -15,6 +15,7 @@ from sandkeep.cli.session import Session, pass_session
 @exec_options
 @env_option
 @click.option("--no-resume", is_flag=True, help="Fail rather than wake a paused or stopped sandbox.")
+@click.option("--snapshot-first", is_flag=True, help="Keep its disk as it is before; else nothing runs.")
 @pass_session
 def exec_(session: Session, /, ref: str, command: tuple[str, ...], **options: Any) -> None:
     """Run a command in a sandbox; its output comes as it is made, its exit code is passed on.

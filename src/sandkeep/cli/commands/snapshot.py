@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandkeep.cli.options import sandbox_argument
-from sandkeep.cli.output import age, brief, clock, table, working
+from sandkeep.cli.output import age, brief, clock, size, table, working
 from sandkeep.cli.points import POINT, Point
 from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
@@ -61,6 +61,9 @@ def create(session: Session, ref: str, name: str | None, kind: Any, tags: tuple[
 def list_(session: Session, ref: str) -> None:
     """List the snapshots of a sandbox, the oldest first. Where it went several ways from one, each way is a branch.
 
+    WRITTEN is what a snapshot has that the one before it has not, FREES what its deletion would give back; both are computed
+    in the background.
+
     \b
     Examples:
       sandkeep snapshot list dev
@@ -68,15 +71,19 @@ def list_(session: Session, ref: str) -> None:
     """
     found = session.sandbox(ref).snapshots.list()
     if found or session.as_json:
-        heads = ("SNAPSHOT", "ID", "KIND", "TAGS", "REASON", "AGE")
+        heads = ("SNAPSHOT", "ID", "KIND", "WRITTEN", "FREES", "TAGS", "REASON", "AGE")
         session.say(table(heads, [row(branch, view) for branch, view in tree(found)]), found)
+        measured = [view.measured_at for view in found if view.measured_at]
+        if measured:
+            session.note(f"sizes as of {age(measured[0])} ago")
     else:
         session.note(f"no snapshots; `sandkeep snapshot create {ref} --name NAME` makes one")
 
 
 def row(branch: str, view: "SnapshotView") -> list[str]:
     tags = ", ".join(view.tags) or "-"
-    return [branch + (view.name or view.id), view.id, view.kind, tags, view.reason or "-", age(view.created_at)]
+    sizes = size(view.written), size(view.freed)
+    return [branch + (view.name or view.id), view.id, view.kind, *sizes, tags, view.reason or "-", age(view.created_at)]
 
 
 def tree(snapshots: "Sequence[SnapshotView]") -> "Iterator[tuple[str, SnapshotView]]":
@@ -127,6 +134,8 @@ def show(session: Session, point: Point) -> None:
         ("tags", ", ".join(view.tags) or "-"),
         ("reason", view.reason or "-"),
         ("created", f"{clock(view.created_at)} ({age(view.created_at)} ago)"),
+        ("written", size(view.written)),
+        ("frees", f"{size(view.freed)}{f', as of {age(view.measured_at)} ago' if view.measured_at else ''}"),
         ("held", f"{brief(view.held)}, in which its processes stood still" if view.held else "-"),
     ]
     session.say("\n".join(f"{name + ':':<9}{printable(text)}" for name, text in lines), view)

@@ -8,19 +8,19 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
 
-from sandkeep.contracts.disks import DiskFacts, PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound, Unavailable
 from sandkeep.drivers.disk import mounts
 from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, survey
-from sandkeep.drivers.disk.tree import tree_size
+from sandkeep.drivers.disk.tree import changed_since, tree_size
 from sandkeep.lib import process
 
 T = TypeVar("T")
@@ -181,6 +181,23 @@ class DirectoryDisks:
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._remove_whole(self._layout.generation_disk(sandbox_id, generation_id))
         await self._remove(self._layout.generation(sandbox_id, generation_id))
+
+    async def changed(self, sandbox_id: str, generation_id: str) -> bool:
+        """By the time at which the kernel last changed an inode, which nobody inside can set. What was restored is all new."""
+        self._layout.check_generation(sandbox_id, generation_id)
+        copied = os.lstat(self._layout.generation(sandbox_id, generation_id)).st_mtime_ns  # when the copy got its name
+        return await _thread(changed_since, self._layout.disk(sandbox_id), copied)
+
+    async def measure(self, sandbox_id: str, generations: Sequence[tuple[str, str | None]]) -> GenerationSizes:
+        """Each is a copy of its own; where they are reflinks, what they share counts for each."""
+        sizes: dict[str, GenerationSize] = {}
+        shares = []
+        for generation, _ in generations:
+            self._layout.check_generation(sandbox_id, generation)
+            size = await _thread(tree_size, self._layout.generation_disk(sandbox_id, generation))
+            sizes[generation] = GenerationSize(None, size)
+            shares.append((generation, generation, size))
+        return GenerationSizes(sizes, tuple(shares))
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._layout.memory(sandbox_id, generation_id)

@@ -1,4 +1,4 @@
-"""How large a tree is that a guest may have shaped: links are never followed, depth does not matter."""
+"""How large a tree is that a guest may have shaped, and whether it changed: links are never followed, depth does not matter."""
 
 import contextlib
 import os
@@ -30,3 +30,26 @@ def tree_size(root: Path) -> int:
                     if stat.S_ISDIR(found.st_mode) and found.st_dev == device:
                         waiting.append(entry.path)
     return total
+
+
+def changed_since(root: Path, moment: int) -> bool:
+    """Whether anything below `root` was changed at or after this time (nanoseconds since the epoch), as the kernel counts it.
+    What cannot be looked at counts as changed."""
+    waiting: list[str] = [str(root)]
+    if os.lstat(root).st_ctime_ns >= moment:
+        return True
+    while waiting:
+        folder = waiting.pop()
+        if len(folder) > _DEEPEST:
+            return True
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    found = entry.stat(follow_symlinks=False)
+                    if found.st_ctime_ns >= moment:
+                        return True
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(entry.path)
+        except OSError:
+            return True
+    return False

@@ -5,9 +5,10 @@ Limits are recorded and not enforced. A test sets `full` to meet NoCapacity, and
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from sandkeep.contracts.disks import DiskFacts, PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
 from sandkeep.domain.ids import is_id
@@ -157,6 +158,30 @@ class FakeDisks:
         self.calls.append(("drop_generation", sandbox_id, generation_id))
         shutil.rmtree(self._generation(sandbox_id, generation_id), ignore_errors=True)
 
+    async def changed(self, sandbox_id: str, generation_id: str) -> bool:
+        self.calls.append(("changed", sandbox_id, generation_id))
+        await self.check_generation(sandbox_id, generation_id)
+        return _files(self.path(sandbox_id)) != _files(self._generation(sandbox_id, generation_id) / "disk")
+
+    async def measure(self, sandbox_id: str, generations: Sequence[tuple[str, str | None]]) -> GenerationSizes:
+        """Files are the same when they have the same content, as if they were one extent each."""
+        trees: dict[str, set[bytes]] = {}
+        for generation, _ in generations:
+            await self.check_generation(sandbox_id, generation)
+            trees[generation] = _contents(self._generation(sandbox_id, generation) / "disk")
+        template = _contents(self._path("templates", self._origins.get(sandbox_id, sandbox_id)))
+        elsewhere = _contents(self.path(sandbox_id)) | template
+        sizes, spans = dict[str, GenerationSize](), dict[tuple[str, str], int]()
+        for generation, parent in generations:
+            older = trees[parent] if parent else template
+            alone = trees[generation] - elsewhere - set().union(*(t for g, t in trees.items() if g != generation))
+            sizes[generation] = GenerationSize(sum(map(len, trees[generation] - older)), sum(map(len, alone)))
+        for content in set().union(*trees.values()) - elsewhere:
+            holders = [generation for generation, _ in generations if content in trees[generation]]
+            span = holders[0], holders[-1]
+            spans[span] = spans.get(span, 0) + len(content)
+        return GenerationSizes(sizes, tuple((first, last, size) for (first, last), size in spans.items()))
+
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._generation(sandbox_id, generation_id) / "memory"
 
@@ -212,3 +237,15 @@ def _size(root: Path) -> int:
     if not root.exists():
         return 0
     return sum(os.lstat(path).st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _files(root: Path) -> dict[str, tuple[int, bytes]]:
+    found = {}
+    for path in root.rglob("*"):
+        content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(root))] = (path.lstat().st_mode, content)
+    return found
+
+
+def _contents(root: Path) -> set[bytes]:
+    return {content for _, content in _files(root).values() if content} if root.exists() else set()

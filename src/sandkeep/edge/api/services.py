@@ -18,6 +18,7 @@ from sandkeep.control.reconciler import Reconciler
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import Templates
+from sandkeep.control.timelines import Timelines
 from sandkeep.domain.principal import Principal
 from sandkeep.edge.gate.identity import Identity
 
@@ -31,6 +32,7 @@ class Services:
     reach: Reach
     templates: Templates
     snapshots: Snapshots
+    timelines: Timelines
     forks: Forks
     events: Events
     reconciler: Reconciler

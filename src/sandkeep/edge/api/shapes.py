@@ -31,6 +31,7 @@ from sandkeep.domain.sandbox import (
 )
 from sandkeep.domain.snapshot import Snapshot
 from sandkeep.domain.template import Template
+from sandkeep.domain.timeline import SnapshotSizes
 from sandkeep.domain.why import Explanation
 from sandkeep.wire import events, keys, platform, sandboxes, snapshots, templates
 
@@ -207,7 +208,8 @@ def template(found: Template) -> templates.TemplateView:
     )
 
 
-def snapshot(found: Snapshot) -> snapshots.SnapshotView:
+def snapshot(found: Snapshot, sizes: SnapshotSizes | None = None) -> snapshots.SnapshotView:
+    size = sizes.sizes.get(found.id) if sizes else None
     return snapshots.SnapshotView(
         id=found.id,
         sandbox_id=found.sandbox_id,
@@ -218,6 +220,10 @@ def snapshot(found: Snapshot) -> snapshots.SnapshotView:
         parent=found.parent,
         held=found.held,
         reason=found.reason,
+        cause=found.cause.value,
+        written=size.written if size else None,
+        freed=size.freed if size else None,
+        measured_at=moment(sizes.at) if sizes and size else None,
         created_at=moment(found.created_at),
     )
 

@@ -11,6 +11,7 @@ from sandkeep.sdk._async.lists import feed, pages
 from sandkeep.sdk._async.process import AsyncProcess
 from sandkeep.sdk._async.snapshots import AsyncSnapshots
 from sandkeep.sdk._async.terminal import AsyncTerminal, terminal_query
+from sandkeep.sdk._async.timeline import AsyncTimeline
 from sandkeep.sdk._async.transport import NO_LIMIT
 from sandkeep.sdk.fields import SandboxFields
 from sandkeep.sdk.requests import (
@@ -61,6 +62,7 @@ class AsyncSandbox(SandboxFields):
         self._path = f"/v1/sandboxes/{self.id}"
         self.files = AsyncFiles(client.transport, self.id)
         self.snapshots = AsyncSnapshots(client.transport, self.id)
+        self.timeline = AsyncTimeline(client.transport, self.id)
 
     @classmethod
     async def create(
@@ -165,13 +167,24 @@ class AsyncSandbox(SandboxFields):
         timeout: Duration | None = None,
         stdin: str | bytes | None = None,
         no_resume: bool = False,
+        snapshot_first: bool = False,
     ) -> ExecResult:
         """Run a shell line or an argv list to its end. A failing command is a result, not an exception.
 
         `timeout`: then everything it started is killed, `timed_out` is set and exit_code is 137. Wakes a paused or
         stopped sandbox, unless `no_resume` (then Conflict). Never sent twice. For long output use `start_process`.
+        `snapshot_first`: its disk is kept as it is before; if that cannot be done, nothing runs.
         """
-        body = exec_body(command, user=user, cwd=cwd, env=env, timeout=timeout, stdin=stdin, no_resume=no_resume)
+        body = exec_body(
+            command,
+            user=user,
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            stdin=stdin,
+            no_resume=no_resume,
+            snapshot_first=snapshot_first,
+        )
         # The server ends it at the timeout; some more time is for waking up and the way back.
         patience = NO_LIMIT if timeout is None else seconds(timeout) + self._transport.timeout
         return exec_result(await self._transport.call("POST", self._path + "/exec", body=body, timeout=patience))
@@ -187,13 +200,16 @@ class AsyncSandbox(SandboxFields):
         stdin: bool = False,
         pty: tuple[int, int] | None = None,
         no_resume: bool = False,
+        snapshot_first: bool = False,
         resume_within: float = 300.0,
     ) -> AsyncProcess:
         """Start a shell line or an argv list and return at once; see AsyncProcess for what it can do.
 
         `stdin`: whether it will be written to. `pty`: a terminal of so many columns and rows. `timeout`: the process
-        and what it started are killed then, attached or not.
+        and what it started are killed then, attached or not. `snapshot_first`: see `exec`.
         """
+        if snapshot_first:
+            await self.snapshots.create(cause="exec")
         tag = fresh_tag()
         message = start_message(command, tag=tag, cwd=cwd, env=env, timeout=timeout, stdin=stdin, pty=pty)
         process = AsyncProcess(

@@ -11,6 +11,8 @@ from sandkeep.sdk._sync.transport import Transport
 from sandkeep.sdk.requests import fresh_key, given, quoted, shaped, snapshot_ref
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from sandkeep.wire.snapshots import SnapshotKind, SnapshotView
 
 
@@ -28,16 +30,17 @@ class Snapshots:
         *,
         kind: "SnapshotKind | None" = None,
         tags: Sequence[str] | None = None,
+        cause: 'Literal["asked", "exec"] | None' = None,
         idempotency_key: str | None = None,
     ) -> "SnapshotView":
         """Keep the sandbox as it is now; a running one goes on. `kind="full"`: with memory and processes, which resets its
-        outside connections. Without a `name` it goes by its id. Safe to repeat:
-        each call carries an idempotency key (`idempotency_key` to choose it).
+        outside connections. Without a `name` it goes by its id. `cause`: exec for one before a command, which the rules of its
+        timeline concern. Safe to repeat: each call carries an idempotency key (`idempotency_key` to choose it).
 
         Raises AlreadyExists (a snapshot of this name), QuotaExceeded, NoCapacity, InvalidArgument; of a full one PauseFailed
         (nothing was changed), Unsupported, Conflict (there is no memory).
         """
-        body = given(name=name, kind=kind, tags=list(tags) if tags is not None else None)
+        body = given(name=name, kind=kind, tags=list(tags) if tags is not None else None, cause=cause)
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = self._transport.call("POST", self._path, body=body, headers=headers, again=True)
         view: SnapshotView = shaped("snapshots.SnapshotView", answer)

@@ -7,17 +7,19 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
 import anyio.to_thread
 
-from sandkeep.contracts.disks import DiskFacts, PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, GenerationSizes, PoolContents, PoolSpace
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound
 from sandkeep.drivers.disk import mounts
-from sandkeep.drivers.disk.btrfs import ioctl
+from sandkeep.drivers.disk.btrfs import history, ioctl
 from sandkeep.drivers.disk.btrfs.groups import Groups, recorded
 from sandkeep.drivers.disk.btrfs.pool import Pool, PoolSettings
 from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, Survey, survey
@@ -46,6 +48,7 @@ class BtrfsDisks:
         self._layout = Layout(self.pool.folder)
         self._groups = Groups(self.pool.folder)
         self._deletions = 0
+        self._measuring = anyio.Lock()
 
     async def open(self) -> None:
         await self.pool.open()
@@ -116,6 +119,19 @@ class BtrfsDisks:
 
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._run(self._drop_generation, sandbox_id, generation_id)
+
+    async def changed(self, sandbox_id: str, generation_id: str) -> bool:
+        return await self._run(self._changed, sandbox_id, generation_id)
+
+    async def measure(self, sandbox_id: str, generations: Sequence[tuple[str, str | None]]) -> GenerationSizes:
+        async with self._measuring:
+            measuring = history.Measuring(await self._run(self._moments, sandbox_id, generations))
+            steps = measuring.steps()
+            while True:
+                began = time.monotonic()
+                if await self._run(self._measure_step, sandbox_id, steps):
+                    return measuring.result
+                await anyio.sleep(time.monotonic() - began)  # half of the time is everybody else's
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._layout.memory(sandbox_id, generation_id)
@@ -279,6 +295,33 @@ class BtrfsDisks:
         if folder.exists():
             self._remove(folder)
             self._deleted()
+
+    def _changed(self, sandbox_id: str, generation_id: str) -> bool:
+        with _source(f"generation {generation_id} of {sandbox_id}"):
+            ioctl.sync(self.pool.folder)  # what is not written yet is in no tree
+            return history.changed(
+                self._layout.disk(sandbox_id), self._layout.generation_disk(sandbox_id, generation_id)
+            )
+
+    def _moments(self, sandbox_id: str, generations: Sequence[tuple[str, str | None]]) -> list[history.Moment]:
+        ioctl.sync(self.pool.folder)
+        origin = self._layout.facts(sandbox_id).template
+        template = self._layout.template(origin) if origin else None
+        return [
+            history.moment(
+                generation,
+                self._layout.generation_disk(sandbox_id, generation),
+                self._layout.generation_disk(sandbox_id, parent) if parent else template,
+            )
+            for generation, parent in generations
+        ]
+
+    def _measure_step(self, sandbox_id: str, steps: Iterator[None]) -> bool:
+        """Whether that was the last one."""
+        with _source(f"generation of {sandbox_id}"):
+            for _ in steps:
+                return False
+        return True
 
     def _make_memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         with _source(f"disk of {sandbox_id}"):

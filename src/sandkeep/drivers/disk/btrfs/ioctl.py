@@ -35,6 +35,7 @@ _FS_INFO = _request(_READ, 31, 1024)
 _QUOTA_CTL = _request(_WRITE | _READ, 40, 16)
 _QGROUP_CREATE = _request(_WRITE, 42, 16)
 _QGROUP_LIMIT = _request(_READ, 43, 48)
+_LOGICAL_INO_V2 = _request(_WRITE | _READ, 59, 56)
 _GET_FSLABEL = _request(_READ, 49, 256)
 _SNAP_DESTROY_V2 = _request(_WRITE, 63, 4096)
 
@@ -44,6 +45,7 @@ _SUBVOL_RDONLY, _SUBVOL_QGROUP_INHERIT, _SUBVOL_SPEC_BY_ID = 1 << 1, 1 << 2, 1 <
 _QUOTA_ENABLE_SIMPLE = 4
 _LIMIT_MAX_RFER = 1
 _STATUS_SIMPLE_MODE = 1 << 3
+_IGNORE_OFFSET = 1
 
 FIRST_FREE_OBJECTID = 256
 """The lowest id of a subvolume that somebody made, and the inode number of every subvolume's root folder."""
@@ -145,6 +147,51 @@ def subvolume_ids(where: Path) -> set[int]:
     """Every subvolume that still has a tree, those included that are deleted but not yet cleaned."""
     first, last = (FIRST_FREE_OBJECTID, 0, 0), (_LAST_FREE_OBJECTID, _ROOT_ITEM, _MOST)
     return {item.objectid for item in _search(where, _ROOT_TREE, first, last) if item.kind == _ROOT_ITEM}
+
+
+@dataclass(frozen=True)
+class RootTimes:
+    """A subvolume in the table of roots, by transactions, as of the last commit. generation: that which last wrote its root block
+    (making a snapshot of it does, too); changed: that which last changed a file; made: that which made it; uuid, parent: its
+    own, and that of what it is a snapshot of (zeros: of nothing)."""
+
+    generation: int
+    changed: int
+    made: int
+    uuid: bytes
+    parent: bytes
+
+
+def root_times(folder: Path) -> RootTimes:
+    """Of the subvolume that `folder` is the root of (struct btrfs_root_item)."""
+    subvolume = subvolume_id(folder)
+    newest: RootTimes | None = None
+    for item in _search(folder, _ROOT_TREE, (subvolume, _ROOT_ITEM, 0), (subvolume, _ROOT_ITEM, _MOST)):
+        (generation,) = struct.unpack_from("=Q", item.data, 160)
+        changed, made = struct.unpack_from("=2Q", item.data, 295)
+        newest = RootTimes(generation, changed, made, item.data[247:263], item.data[263:279])
+    if newest is None:
+        raise FileNotFoundError(errno.ENOENT, "no such subvolume", str(folder))
+    return newest
+
+
+def items_since(folder: Path, transaction: int) -> Iterator[Item]:
+    """The items of a subvolume's tree in blocks that were written after this transaction; what is older is not looked at."""
+    return _search(folder, 0, (0, 0, 0), (_MOST, 255, _MOST), since=transaction + 1)
+
+
+def roots_of(where: Path, address: int) -> set[int]:
+    """The subvolumes whose files refer to any part of the extent at this address. More than fit into the answer are none
+    that could be told apart: then 0 is among them."""
+    room = ctypes.create_string_buffer(4096)
+    args = struct.pack("=QQ24xQQ", address, len(room), _IGNORE_OFFSET, ctypes.addressof(room))
+    try:
+        _call(where, _LOGICAL_INO_V2, bytearray(args))
+    except FileNotFoundError:  # it was freed meanwhile
+        return set()
+    _, _, count, missed = struct.unpack_from("=4I", room.raw)
+    found = {struct.unpack_from("=3Q", room.raw, 16 + 8 * number)[2] for number in range(0, count, 3)}
+    return found | {0} if missed else found
 
 
 def sync(where: Path) -> None:
@@ -265,10 +312,15 @@ def _referenced(item: Item) -> int:
     return int(struct.unpack_from("=2Q", item.data)[1])
 
 
-def _search(where: Path, tree: int, first: tuple[int, int, int], last: tuple[int, int, int]) -> Iterator[Item]:
-    """Items with first <= (objectid, type, offset) <= last, as compound keys: a caller filters types in between."""
+def _search(
+    where: Path, tree: int, first: tuple[int, int, int], last: tuple[int, int, int], since: int = 0
+) -> Iterator[Item]:
+    """Items with first <= (objectid, type, offset) <= last, as compound keys: a caller filters types in between. Tree 0: of
+    the subvolume of `where`. since: the oldest transaction whose blocks are looked at."""
     while True:
-        key = struct.pack("=7Q4I32x", tree, first[0], last[0], first[2], last[2], 0, _MOST, first[1], last[1], 4096, 0)
+        key = struct.pack(
+            "=7Q4I32x", tree, first[0], last[0], first[2], last[2], since, _MOST, first[1], last[1], 4096, 0
+        )
         answer = _call(where, _TREE_SEARCH, bytearray(key.ljust(4096, b"\0")))
         (count,) = struct.unpack_from("=I", answer, 64)
         if not count:

@@ -6,6 +6,7 @@ from fastapi.responses import Response
 from sandkeep.contracts.guest import ExecResult
 from sandkeep.domain.errors import GuestUnreachable
 from sandkeep.domain.sandbox import Phase
+from sandkeep.domain.snapshot import Cause
 from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Services, Using
 from sandkeep.wire.sandboxes import ExecAnswer, ExecRequest
@@ -22,6 +23,8 @@ async def exec_in_sandbox(ref: str, asked: ExecRequest, who: Caller, use: Using)
 
 async def _run(use: Services, project_id: str, ref: str, asked: ExecRequest) -> ExecResult:
     request = shapes.exec_request(asked)
+    if asked.snapshot_first:
+        await use.snapshots.create(project_id, ref, reason="before a command", cause=Cause.EXEC)
     reached = await use.reach.agent(project_id, ref, wake=not asked.no_resume)
     try:
         done = await use.guest.exec(reached.endpoint, request)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Response
 
-from sandkeep.domain.snapshot import SnapshotKind
+from sandkeep.domain.snapshot import Cause, SnapshotKind
 from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.wire.sandboxes import SandboxView
@@ -29,6 +29,8 @@ async def create_snapshot(
         kind=SnapshotKind(asked.kind),
         name=asked.name,
         tags=tuple(asked.tags),
+        reason="before a command" if asked.cause == "exec" else "asked for",
+        cause=Cause(asked.cause),
         key=idempotency_key,
     )
     return shapes.snapshot(made)
@@ -38,13 +40,15 @@ async def create_snapshot(
 async def list_snapshots(ref: str, who: Caller, use: Using) -> Page[SnapshotView]:
     """All of them, oldest first."""
     found = await use.snapshots.page(who.project_id, ref)
-    return Page(items=[shapes.snapshot(snapshot) for snapshot in found])
+    sizes = await use.snapshots.sizes(found[0].sandbox_id) if found else None
+    return Page(items=[shapes.snapshot(snapshot, sizes) for snapshot in found])
 
 
 @router.get("/snapshots/{snapshot}")
 async def show_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> SnapshotView:
     """By name or id."""
-    return shapes.snapshot(await use.snapshots.get(who.project_id, ref, snapshot))
+    found = await use.snapshots.get(who.project_id, ref, snapshot)
+    return shapes.snapshot(found, await use.snapshots.sizes(found.sandbox_id))
 
 
 @router.delete("/snapshots/{snapshot}", status_code=204)
