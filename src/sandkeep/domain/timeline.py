@@ -53,6 +53,11 @@ class Timeline:
     def prunes(self) -> bool:
         return self.keep.any or self.budget is not None
 
+    @property
+    def at_ends(self) -> bool:
+        """Whether the node makes some by itself."""
+        return self.on_exit or self.on_out_of_memory or self.on_crash
+
     def wants(self, cause: Cause) -> bool:
         """Whether one is made at such an end of a machine."""
         wanted = {Cause.EXIT: self.on_exit, Cause.OUT_OF_MEMORY: self.on_out_of_memory, Cause.CRASH: self.on_crash}
