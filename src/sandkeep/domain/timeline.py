@@ -35,7 +35,7 @@ class Keep:
 class Timeline:
     """every: seconds between scheduled snapshots, None for none. on_...: one is made when its machine ends because
     somebody stops it, is killed for want of memory (or a process in it), ends by itself. Without a count in `keep` and without
-    a budget nothing goes. min_age: seconds below which nothing goes; budget: bytes that its snapshots may hold.
+    a budget nothing goes. min_age: seconds below which nothing goes (what was kept before a command is not to go with the next one); budget: bytes that its snapshots may hold.
     asked_too: also those that somebody asked for go by these rules, if they have no name."""
 
     every: float | None = None
@@ -45,7 +45,7 @@ class Timeline:
     on_crash: bool = False
     keep: Keep = field(default_factory=Keep)
     keep_tags: tuple[str, ...] = ()
-    min_age: float = 0.0
+    min_age: float = 3600.0
     budget: int | None = None
     asked_too: bool = False
 
