@@ -35,8 +35,9 @@ class Keep:
 class Timeline:
     """every: seconds between scheduled snapshots, None for none. on_...: one is made when its machine ends because
     somebody stops it, is killed for want of memory (or a process in it), ends by itself. Without a count in `keep` and without
-    a budget nothing goes. min_age: seconds below which nothing goes (what was kept before a command is not to go with the next one); budget: bytes that its snapshots may hold.
-    asked_too: also those that somebody asked for go by these rules, if they have no name."""
+    a budget nothing goes. min_age: seconds below which nothing goes, so that what was kept before one command does not go
+    with the next; budget: bytes that its snapshots may hold. asked_too: also those that somebody asked for go by these
+    rules, if they have no name."""
 
     every: float | None = None
     kind: SnapshotKind = SnapshotKind.DISK
