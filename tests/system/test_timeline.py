@@ -52,7 +52,7 @@ def test_on_schedule_only_what_changed_and_the_right_ones_stay(
 ) -> None:
     sandbox = box(client, runtime)
     write(sandbox, "one")
-    sandbox.timeline.set(every=5, keep_last=2)
+    sandbox.timeline.set(every=5, keep_last=2, min_age=0)
     until(lambda: causes(sandbox) == ["schedule"], 30)
     due = sandbox.timeline.show().next_at
     assert due is not None

@@ -25,7 +25,7 @@ async def make(local: LocalPlatform, timeline: dict[str, Any] | None = None, **f
 
 
 async def rules(local: LocalPlatform, sandbox: str, status: int = 200, **timeline: Any) -> dict[str, Any]:
-    answer = await local.http.put(f"/v1/sandboxes/{sandbox}/timeline", json=timeline)
+    answer = await local.http.put(f"/v1/sandboxes/{sandbox}/timeline", json={"min_age": 0, **timeline})
     assert answer.status_code == status, answer.text
     return dict(answer.json())
 

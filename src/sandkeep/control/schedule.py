@@ -128,7 +128,7 @@ class Schedule:
 
     async def _take_over(self, ruled: dict[str, Sandbox]) -> None:
         """At once, and not with the next comparison. Whatever phase follows an end: it may run again by now."""
-        settled = [one for one in ruled.values() if _settled(one) and _at_ends(one.spec.timeline)]
+        settled = [one for one in ruled.values() if _settled(one) and one.spec.timeline.at_ends]
         phases = {one.id: one.status.since for one in settled}
         news, self._phases = phases.items() - self._phases.items(), phases
         if news or self._clock.monotonic() < self._expecting:
@@ -200,7 +200,3 @@ class Schedule:
 def _settled(sandbox: Sandbox) -> bool:
     phase = sandbox.status.phase
     return phase is not Phase.NEW and phase not in TRANSITIONAL and not is_lost(sandbox)
-
-
-def _at_ends(timeline: Timeline) -> bool:
-    return timeline.on_exit or timeline.on_out_of_memory or timeline.on_crash

@@ -35,8 +35,9 @@ class Keep:
 class Timeline:
     """every: seconds between scheduled snapshots, None for none. on_...: one is made when its machine ends because
     somebody stops it, is killed for want of memory (or a process in it), ends by itself. Without a count in `keep` and without
-    a budget nothing goes. min_age: seconds below which nothing goes; budget: bytes that its snapshots may hold.
-    asked_too: also those that somebody asked for go by these rules, if they have no name."""
+    a budget nothing goes. min_age: seconds below which nothing goes, so that what was kept before one command does not go
+    with the next; budget: bytes that its snapshots may hold. asked_too: also those that somebody asked for go by these
+    rules, if they have no name."""
 
     every: float | None = None
     kind: SnapshotKind = SnapshotKind.DISK
@@ -45,13 +46,18 @@ class Timeline:
     on_crash: bool = False
     keep: Keep = field(default_factory=Keep)
     keep_tags: tuple[str, ...] = ()
-    min_age: float = 0.0
+    min_age: float = 3600.0
     budget: int | None = None
     asked_too: bool = False
 
     @property
     def prunes(self) -> bool:
         return self.keep.any or self.budget is not None
+
+    @property
+    def at_ends(self) -> bool:
+        """Whether the node makes some by itself."""
+        return self.on_exit or self.on_out_of_memory or self.on_crash
 
     def wants(self, cause: Cause) -> bool:
         """Whether one is made at such an end of a machine."""

@@ -13,7 +13,7 @@ class TimelineSet(Asked):
     `kind` full with the memory of what runs, which resets its outside connections.
     `on_exit`, `on_out_of_memory`, `on_crash`: one when somebody stops its machine, when memory ran out, when its machine ended
     by itself. `keep_...`: how many of the automatic ones stay, by each rule; without any of them, and without a `budget`
-    (bytes that its snapshots may hold), nothing goes. Nothing goes that is younger than `min_age`, has a name, or one of
+    (bytes that its snapshots may hold), nothing goes. Nothing goes that is younger than `min_age` (1h), has a name, or one of
     `keep_tags`. `asked_too`: those that somebody asked for go by these rules as well, unless they have a name."""
 
     every: Duration | None = None
@@ -27,7 +27,7 @@ class TimelineSet(Asked):
     keep_weekly: int = 0
     keep_monthly: int = 0
     keep_tags: list[ShortText] = Field(default_factory=list, max_length=32)
-    min_age: Duration = 0
+    min_age: Duration = "1h"
     budget: Size | None = None
     asked_too: bool = False
 

@@ -57,7 +57,7 @@ def show(session: Session, ref: str) -> None:
 @click.option("--keep-weekly", metavar="N", type=int, help="The same of weeks.")
 @click.option("--keep-monthly", metavar="N", type=int, help="The same of months.")
 @click.option("--keep-tag", "keep_tags", metavar="T", multiple=True, help="Keep those with this tag; may be repeated.")
-@click.option("--min-age", metavar="T", help="Let nothing go that is younger, like 10m.")
+@click.option("--min-age", metavar="T", help="Let nothing go that is younger (default: 1h).")
 @click.option("--budget", metavar="B", help="Bytes that its snapshots may hold, like 5G; or `none`.")
 @click.option(
     "--asked-too/--not-asked-too", default=None, help="Also those that you asked for, unless they have a name."
