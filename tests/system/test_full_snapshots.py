@@ -76,6 +76,18 @@ def test_processes_go_on_from_the_moment_that_was_kept(client: Client, instance:
     again = count(sandbox)
     assert again < later
     until(lambda: count(sandbox) > again)
+    receipt = sandbox.receipt()
+    assert receipt.event == "rollback"
+    assert all(one.ok for one in receipt.checks)
+    assert [one.name for one in receipt.checks] == [
+        "disk",
+        "memory",
+        "clock",
+        "random",
+        "network",
+        "limits",
+        "environment",
+    ]
     before = sandbox.snapshots.list()[-1]
     assert (before.kind, before.parent) == ("full", kept.id), "the moment before has its memory, too"
     instance.kill("runner")
@@ -151,6 +163,7 @@ def test_forks_go_on_as_others(client: Client, instance: Instance) -> None:
         "head -c 16 /dev/urandom | od -An -tx1",
     ):
         assert len({said(one, what) for one in family}) == len(family), what
+    assert {one.receipt().event for one in forks} == {"fork"}
     for one in forks:
         assert said(one, "tail -1 /root/hooks") == f"fork {said(one, 'cat /run/sandkeep/generation')}"
         assert (said(one, "echo $WHO"), one.labels["of"], one.phase) == ("all", "mine", "running")

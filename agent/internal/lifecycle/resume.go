@@ -1,6 +1,8 @@
 package lifecycle
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -29,6 +31,7 @@ type resumeResponse struct {
 	Processes   int      `json:"processes"`
 	Generation  string   `json:"generation"`
 	SandboxID   string   `json:"sandboxId"`
+	Draw        string   `json:"draw"` // of the kernel's random numbers: of two copies it must not be the same
 	Warnings    []string `json:"warnings"`
 }
 
@@ -72,7 +75,11 @@ func (s *Service) resume(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	connect.WriteJSON(w, http.StatusOK, resumeResponse{skew, s.Table.Live(), in.Generation, s.Settings.Get().SandboxID, problems})
+	var draw [16]byte
+	_, _ = rand.Read(draw[:])
+	connect.WriteJSON(w, http.StatusOK, resumeResponse{
+		skew, s.Table.Live(), in.Generation, s.Settings.Get().SandboxID, hex.EncodeToString(draw[:]), problems,
+	})
 }
 
 // become makes of a copy a sandbox of its own. All of it is done, or the call fails and the copy is thrown away.

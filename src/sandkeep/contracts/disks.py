@@ -154,6 +154,10 @@ class Disks(Protocol):
         """Raises NotFound when `restore` would."""
         ...
 
+    async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
+        """Whether its disk is a clone of this generation of the owner's, by what the pool itself knows. None: it cannot tell."""
+        ...
+
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None: ...
 
     async def changed(self, sandbox_id: str, generation_id: str) -> bool:

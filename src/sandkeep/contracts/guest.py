@@ -44,6 +44,15 @@ class GuestResume:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """What the agent told. behind: seconds that the clock inside was behind at last; draw: of the guest's random numbers."""
+
+    behind: float
+    draw: str
+    processes: int
+
+
+@dataclass(frozen=True)
 class Becoming:
     sandbox_id: str
     credential: str = field(repr=False)
@@ -125,10 +134,14 @@ class Guest(Protocol):
         """The end of what the quiesce hooks began."""
         ...
 
-    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> float:
-        """The steps after a memory restore, before any traffic passes. `now`: the host's clock. Returns by how many
-        seconds the clock inside was behind at last. Raises when that is more than 0.5 s (that the host's was set meanwhile,
-        or that the answer took long, does not count), and when anything of a new identity or a hook failed."""
+    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> Resumed:
+        """The steps after a memory restore, before any traffic passes. `now`: the host's clock. Raises when the clock inside
+        is off by more than 0.5 s at last (that the host's was set meanwhile, or that the answer took long, does not
+        count), and when anything of a new identity or a hook failed."""
+        ...
+
+    async def environment(self, endpoint: Endpoint) -> dict[str, str]:
+        """What processes of clients are given."""
         ...
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult: ...

@@ -80,6 +80,10 @@ class Networks(Protocol):
         name is the sandbox id's body where it can be told, else ''."""
         ...
 
+    async def missing(self, attachment: Attachment) -> str:
+        """What of its policy the kernel does not hold now, '' for nothing: one look at this sandbox's own rules."""
+        ...
+
     async def repair(self, attachments: list[Attachment]) -> int:
         """Returns how many things were missing."""
         ...

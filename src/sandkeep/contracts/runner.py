@@ -17,6 +17,7 @@ from sandkeep.domain.node import (
     TemplateOnNode,
     Usage,
 )
+from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits
 from sandkeep.domain.timeline import SnapshotSizes, Timeline
 
@@ -97,6 +98,10 @@ class Runner(Protocol):
 
     async def sandboxes(self) -> list[Observed]:
         """Every sandbox that the node has a record of."""
+        ...
+
+    async def receipt(self, sandbox_id: str) -> Receipt | None:
+        """Of the last time that it came back, or was made from another; None: never. Raises NotFound."""
         ...
 
     async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:

@@ -126,6 +126,10 @@ class Runtime(Protocol):
 
     async def set_limits(self, machine_id: str, limits: Limits) -> None: ...
 
+    async def other_limits(self, machine_id: str, limits: Limits) -> str:
+        """What the kernel enforces other than these, '' when it is these."""
+        ...
+
     async def machines(self) -> list[MachineState]:
         """Every machine of this instance that the kernel or the runtime's folder knows, also half-dead ones."""
         ...

@@ -7,7 +7,7 @@ from sandkeep.contracts.runtime import MemoryImage
 from sandkeep.domain.errors import Conflict, NotFound
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
-from sandkeep.engine import agents, machine
+from sandkeep.engine import agents, machine, receipts
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Generation, Record
@@ -78,7 +78,8 @@ async def resume_from_disk(
             side.start_soon(verify, folder, kept)
         side.start_soon(parts.disks.restore, record.id, kept.id)
         attachment = await machine.connect(parts, record, entry, undos, blocked=True)
-    await machine.restore(parts, record, folder, image, entry, undos, event=event)
+    resumed = await machine.restore(parts, record, folder, image, entry, undos, event=event)
+    record = await receipts.check(parts, record, receipts.Came(event, record.id, kept.id, resumed))
     entry.step("network.unblock")
     await parts.networks.unblock(attachment)
     return replace(record, phase=Phase.RUNNING, hold=None, reason="resumed from disk")

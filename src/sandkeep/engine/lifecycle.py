@@ -8,7 +8,7 @@ from anyio.to_thread import run_sync
 from sandkeep.domain.errors import InvalidArgument, NotFound, SandkeepError, Unsupported
 from sandkeep.domain.node import OperationRef, SandboxOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
-from sandkeep.engine import machine, sessions
+from sandkeep.engine import machine, receipts, sessions
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Kept, Record
@@ -36,10 +36,15 @@ async def create(
             side.start_soon(parts.disks.fork, record.id, source, origin.generation.id, sandbox.spec.limits.disk)
         else:
             side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
-        await machine.connect(parts, record, entry, undos, blocked=False)
+        attachment = await machine.connect(parts, record, entry, undos, blocked=origin is not None)
     async with together() as side:
         side.start_soon(parts.disks.sync)  # the disk is there after a power cut, too; it takes less time than the boot
         booted = await machine.boot(parts, record, entry, undos, new_identity=origin is not None)
+    if origin:
+        came = receipts.Came("fork", origin.snapshot.sandbox_id, origin.generation.id)
+        booted = await receipts.check(parts, booted, came)
+        entry.step("network.unblock")
+        await parts.networks.unblock(attachment)
     booted = await sessions.first_point(parts, booted, entry, undos)
     return replace(booted, reason="forked" if origin else "created")
 
@@ -59,12 +64,18 @@ def check_possible(parts: Parts, sandbox: SandboxOnNode) -> None:
         raise NotFound(f"template {spec.template_name} is not on this node", hint="sandkeep template list")
 
 
-async def start(parts: Parts, record: Record, entry: Entry, undos: Undos) -> Record:
-    """A new machine on the disk that was kept."""
+async def start(parts: Parts, record: Record, entry: Entry, undos: Undos, came: receipts.Came | None = None) -> Record:
+    """A new machine on the disk that was kept. `came`: it is another moment's, and is checked before it is let into the
+    world."""
     record = machine.next_machine(parts, record, undos)
     entry.step("start", machine=record.machine, slot=record.slot)
-    await machine.connect(parts, record, entry, undos, blocked=False)
-    return replace(await machine.boot(parts, record, entry, undos), reason="started from its disk")
+    attachment = await machine.connect(parts, record, entry, undos, blocked=came is not None)
+    booted = await machine.boot(parts, record, entry, undos)
+    if came:
+        booted = await receipts.check(parts, booted, came)
+        entry.step("network.unblock")
+        await parts.networks.unblock(attachment)
+    return replace(booted, reason="started from its disk")
 
 
 async def stop(parts: Parts, record: Record, entry: Entry) -> Record:

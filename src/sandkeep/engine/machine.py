@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from sandkeep.contracts.guest import Becoming, GuestInit, GuestResume
+from sandkeep.contracts.guest import Becoming, GuestInit, GuestResume, Resumed
 from sandkeep.contracts.network import Attachment
 from sandkeep.contracts.runtime import MemoryImage, Runtime
 from sandkeep.domain.errors import Internal, SandkeepError
@@ -66,7 +66,7 @@ async def restore(
     *,
     event: str,
     credential: str | None = None,
-) -> None:
+) -> Resumed:
     """Network and disk are there: it goes on from the image, and its agent has told it what changed when this returns.
     `credential`: of the sandbox whose memory this is a copy of; it then takes an identity of its own."""
     runtime = parts.runtime(record.spec.runtime)
@@ -83,7 +83,7 @@ async def restore(
     async with while_alive(runtime, plan.id):
         await parts.guest.wait_ready(endpoint, parts.settings.boot_deadline)
         entry.step("guest.resume")
-        await parts.guest.resumed(endpoint, values, parts.clock.now)
+        return await parts.guest.resumed(endpoint, values, parts.clock.now)
 
 
 @asynccontextmanager

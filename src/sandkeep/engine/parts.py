@@ -57,6 +57,8 @@ class Parts:
     host: Callable[[], Host]
     pending: dict[str, Spec] = field(default_factory=dict)
     """Sandboxes whose machine is being made: admitted, and in no record yet."""
+    draws: dict[str, None] = field(default_factory=dict)
+    """What restored guests drew from their kernels' random numbers, the latest last."""
     _admission: anyio.Lock = field(default_factory=anyio.Lock)
 
     @asynccontextmanager

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sandkeep.domain.ids import is_id
 from sandkeep.domain.node import Observed, SandboxOnNode, SnapshotOnNode, TemplateOnNode
+from sandkeep.domain.receipt import Receipt, receipt_from
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     Commit,
@@ -66,7 +67,7 @@ class Record:
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
     another followed), `rescue` the bytes of disk above its limit that it has for now, `agent` the folder of the agent that
     its machine or generation goes on with, `head` the snapshot that its disk came from last.
-    `point`: where each session of persistence=snapshot starts.
+    `point`: where each session of persistence=snapshot starts. `receipt`: what was checked when it last came back.
     `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
@@ -86,6 +87,7 @@ class Record:
     agent: str = ""
     head: str = ""
     point: Generation | None = None
+    receipt: Receipt | None = None
 
     @property
     def disk_limit(self) -> int:
@@ -178,6 +180,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         agent=data.get("agent", ""),
         head=data.get("head", ""),
         point=Generation(**data["point"]) if data.get("point") else None,
+        receipt=receipt_from(data.get("receipt")),
     )
 
 

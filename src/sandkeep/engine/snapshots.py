@@ -12,7 +12,7 @@ from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import OperationRef, SandboxOnNode, SnapshotOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
 from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.engine import hibernation, lifecycle, machine, sessions
+from sandkeep.engine import hibernation, lifecycle, machine, receipts, sessions
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Generation, Kept, Record
@@ -163,7 +163,8 @@ async def rollback(parts: Parts, record: Record, kept: Kept, memory: bool, entry
             return record
         # From here on it is stopped on that disk, whatever becomes of the start.
         record = parts.records.save(record)
-        record = await lifecycle.start(parts, record, entry, undos)
+        came = receipts.Came("rollback", record.id, kept.generation.id)
+        record = await lifecycle.start(parts, record, entry, undos, came)
     return replace(record, reason=f"rolled back to {_called(kept)}")
 
 
@@ -196,7 +197,10 @@ async def fork_memory(
         attachment = await machine.connect(parts, record, entry, undos, blocked=True)
     async with together() as side:
         side.start_soon(parts.disks.sync)
-        await machine.restore(parts, record, folder, image, entry, undos, event="fork", credential=source.token)
+        resumed = await machine.restore(
+            parts, record, folder, image, entry, undos, event="fork", credential=source.token
+        )
+    record = await receipts.check(parts, record, receipts.Came("fork", source.id, origin.generation.id, resumed))
     entry.step("network.unblock")
     await parts.networks.unblock(attachment)
     now = parts.clock.now()

@@ -32,6 +32,7 @@ from sandkeep.domain.node import (
     TemplateOnNode,
     Usage,
 )
+from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.domain.snapshot import Cause, SnapshotKind
 from sandkeep.domain.timeline import SnapshotSizes, Timeline
@@ -320,6 +321,9 @@ class Supervisor:
     async def sandboxes(self) -> list[Observed]:
         found = [await self.show(sandbox_id) for sandbox_id in list(self._parts.records.sandboxes)]
         return [observed for observed in found if observed]
+
+    async def receipt(self, sandbox_id: str) -> Receipt | None:
+        return self._operations.known(sandbox_id).receipt
 
     async def export_record(self, sandbox_id: str) -> SandboxOnNode | None:
         record = self._parts.records.sandboxes.get(sandbox_id)

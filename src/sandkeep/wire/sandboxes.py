@@ -158,6 +158,21 @@ class ExecAnswer(Given):
     pid: int
 
 
+class CheckView(Given):
+    name: str
+    ok: bool
+    detail: str
+
+
+class ReceiptView(Given):
+    """What was checked before the sandbox was let into the world when it last came back, or was made from another. `event`:
+    resume, fork, rollback."""
+
+    event: str
+    at: datetime
+    checks: list[CheckView]
+
+
 class StatsView(Given):
     """Live figures; null where there is no machine."""
 

@@ -178,6 +178,9 @@ class DirectoryDisks:
     async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
         await _thread(self._layout.check_generation, sandbox_id, generation_id)
 
+    async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
+        return None
+
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._remove_whole(self._layout.generation_disk(sandbox_id, generation_id))
         await self._remove(self._layout.generation(sandbox_id, generation_id))

@@ -28,6 +28,7 @@ class FakeDisks:
         self.limits: dict[str, int] = {}
         self.calls: list[tuple[str, ...]] = []
         self._origins: dict[str, str] = {}
+        self._from: dict[str, str] = {}
         self._folder = folder
 
     async def open(self) -> None:
@@ -106,6 +107,7 @@ class FakeDisks:
         self.limits.setdefault(sandbox_id, limit)
         if source_id in self._origins:
             self._origins[sandbox_id] = self._origins[source_id]
+        self._from[sandbox_id] = generation_id
         return self.path(sandbox_id)
 
     def path(self, sandbox_id: str) -> Path:
@@ -148,7 +150,11 @@ class FakeDisks:
         source = self._generation(sandbox_id, generation_id) / "disk"
         shutil.rmtree(self.path(sandbox_id), ignore_errors=True)
         _copy(source, self.path(sandbox_id))
+        self._from[sandbox_id] = generation_id
         return self.path(sandbox_id)
+
+    async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
+        return self._from.get(sandbox_id) == generation_id
 
     async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
         if not (self._generation(sandbox_id, generation_id) / "disk").exists():

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStream
 
-from sandkeep.contracts.guest import ExecRequest, ExecResult, GuestInit, GuestResume, HttpAnswer, Unsavable
+from sandkeep.contracts.guest import ExecRequest, ExecResult, GuestInit, GuestResume, HttpAnswer, Resumed, Unsavable
 from sandkeep.domain.errors import GuestUnreachable, InvalidArgument
 from sandkeep.domain.node import Endpoint
 
@@ -24,6 +24,7 @@ class FakeGuest:
         self.inits: list[GuestInit] = []
         self.resumes: list[GuestResume] = []
         self.hung_up: list[str] = []
+        self._env: dict[str, dict[str, str]] = {}
         self.unsavable: tuple[Unsavable, ...] = ()
 
     def _reach(self, endpoint: Endpoint) -> None:
@@ -40,6 +41,7 @@ class FakeGuest:
     async def init(self, endpoint: Endpoint, values: GuestInit) -> None:
         self._reach(endpoint)
         self.inits.append(values)
+        self._env[endpoint.credential] = {**values.env, "SANDKEEP_SANDBOX_ID": values.sandbox_id}
 
     async def quiesce(self, endpoint: Endpoint, deadline: float, event: str = "") -> tuple[Unsavable, ...]:
         self._reach(endpoint)
@@ -49,10 +51,17 @@ class FakeGuest:
     async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
         self._reach(endpoint)
 
-    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> float:
+    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> Resumed:
         self._reach(endpoint)
         self.resumes.append(values)
-        return 0.0
+        if values.become:
+            env = {**self._env.get(endpoint.credential, {}), "SANDKEEP_SANDBOX_ID": values.become.sandbox_id}
+            self._env[values.become.credential] = env
+        return Resumed(0.0, f"draw {len(self.resumes)}", 1)
+
+    async def environment(self, endpoint: Endpoint) -> dict[str, str]:
+        self._reach(endpoint)
+        return self._env.get(endpoint.credential, {})
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult:
         """Knows `echo WORDS`, `cat` (gives stdin back), `exit N`, `sleep SECONDS`; a shell line is split at spaces."""

@@ -97,6 +97,9 @@ class FakeNetworks:
     async def attached(self) -> dict[int, str]:
         return {slot: body(there.attachment.sandbox_id) for slot, there in self.networks.items()}
 
+    async def missing(self, attachment: Attachment) -> str:
+        return "" if attachment.slot in self.ruled else "its rules"
+
     async def repair(self, attachments: list[Attachment]) -> int:
         missing = {one.slot for one in attachments if one.slot in self.networks} - self.ruled
         self.ruled |= missing

@@ -161,6 +161,10 @@ class FakeRuntime:
         self._called("set_limits")
         self._machine(machine_id).limits = limits
 
+    async def other_limits(self, machine_id: str, limits: Limits) -> str:
+        has = self._machine(machine_id).limits
+        return "" if has == limits else f"{has}, not {limits}"
+
     async def machines(self) -> list[MachineState]:
         return [
             MachineState(name, (m.pid,), m.frozen, m.plan.agent.name)

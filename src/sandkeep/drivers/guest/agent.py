@@ -19,6 +19,7 @@ from sandkeep.contracts.guest import (
     GuestInit,
     GuestResume,
     HttpAnswer,
+    Resumed,
     Unsavable,
 )
 from sandkeep.domain.errors import (
@@ -218,7 +219,7 @@ class AgentGuest:
         asked = {"deadlineMs": int(deadline * 1000), "event": event}
         await self._call(endpoint, "POST", "/thaw", asked, timeout=deadline + 2)
 
-    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> float:
+    async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> Resumed:
         steps: dict[str, Any] = {"hostname": values.hostname, "generation": values.generation, "event": values.event}
         if values.become:
             steps["become"] = {"sandboxId": values.become.sandbox_id, "accessToken": values.become.credential}
@@ -239,8 +240,12 @@ class AgentGuest:
                 raise GuestError("the agent's skew is not a number")
             took = time.monotonic() - began
             if -_MAX_SKEW - took <= behind <= _MAX_SKEW:
-                return float(behind)
+                return Resumed(float(behind), str(answer.get("draw", ""))[:64], _integer(answer.get("processes")))
         raise GuestError(f"the clock inside is {behind} s behind after the resume")
+
+    async def environment(self, endpoint: Endpoint) -> dict[str, str]:
+        answer = await self._call(endpoint, "GET", "/envs")
+        return {name: value for name, value in answer.items() if isinstance(value, str)}
 
     async def exec(self, endpoint: Endpoint, request: ExecRequest) -> ExecResult:
         message: dict[str, Any] = {

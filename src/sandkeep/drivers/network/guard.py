@@ -107,6 +107,14 @@ class Guard:
             self._nft.run("\n".join(lines))
         self._known[slot] = (known - _HOLDS) | holds
 
+    def missing(self, slot: int, names: frozenset[str]) -> str:
+        """What of these the kernel does not hold, as it says it; ''."""
+        try:
+            said = self._nft.run(rulesets.question(self._settings, slot, names))
+        except NftError as error:
+            return str(error).splitlines()[0]
+        return rulesets.lacking(said)
+
     def repair(self, wanted: dict[int, frozenset[str]]) -> int:
         """Brings back what is missing of the base and of these sandboxes (whose links must exist), in at most two
         transactions. Returns how many things were missing."""

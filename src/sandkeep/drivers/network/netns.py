@@ -231,6 +231,9 @@ class NetnsNetworks:
         nameless = links.interfaces(self.settings) | self._guard.read().slots.keys()
         return dict.fromkeys(nameless, "") | named
 
+    async def missing(self, attachment: Attachment) -> str:
+        return await self._work(self._guard.missing, attachment.slot, rulesets.expected(attachment.mode))
+
     async def repair(self, attachments: list[Attachment]) -> int:
         """Sandboxes whose link is gone are left out: no rule can bring that back."""
         return await self._work(self._repair, attachments)

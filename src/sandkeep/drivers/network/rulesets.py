@@ -195,6 +195,20 @@ def remove(settings: NetworkSettings, slot: int, names: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
+def question(settings: NetworkSettings, slot: int, names: Iterable[str]) -> str:
+    """Lists the base's version, a sandbox's chains and elements, and fails when one of them is not there."""
+    wanted = frozenset(names)
+    chains = [f"list chain netdev {settings.link_table} {name}{slot}" for name in sorted(wanted & CHAINS)]
+    base_chain = f"list chain inet {settings.guard_table} {base_version(settings)}"
+    return "\n".join([base_chain, *chains, *_elements("get", settings, slot, wanted - CHAINS)])
+
+
+def lacking(answer: str) -> str:
+    """Of the answer to `question` for both chains: what is not in it."""
+    rules = _count_rules(answer)
+    return "" if rules >= sum(_LINK_RULES.values()) else f"rules of its link ({rules} of {sum(_LINK_RULES.values())})"
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What the kernel holds of an instance. version: the base's; '' for a table whose rules are not all there, None

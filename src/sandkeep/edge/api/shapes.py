@@ -15,6 +15,7 @@ from sandkeep.domain.names import check_env, check_labels, check_user
 from sandkeep.domain.node import Quarantined
 from sandkeep.domain.principal import Key
 from sandkeep.domain.quantities import parse_duration, parse_size
+from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     Commit,
@@ -136,6 +137,11 @@ def why(found: Sandbox, answer: Explanation) -> sandboxes.WhyView:
         ],
         can=[sandboxes.Remedy(command=remedy.command, what=remedy.what) for remedy in answer.can],
     )
+
+
+def receipt(found: Receipt) -> sandboxes.ReceiptView:
+    checks = [sandboxes.CheckView(name=one.name, ok=one.ok, detail=one.detail) for one in found.checks]
+    return sandboxes.ReceiptView(event=found.event, at=moment(found.at), checks=checks)
 
 
 def exec_request(asked: sandboxes.ExecRequest) -> ExecRequest:

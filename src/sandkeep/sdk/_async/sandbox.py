@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         OnFailure,
         Persistence,
         Phase,
+        ReceiptView,
         Runtime,
         StatsView,
         WhyView,
@@ -397,6 +398,12 @@ class AsyncSandbox(SandboxFields):
         return [type(self)(self.client, item) for item in answer["items"]]
 
     # What is known of it
+
+    async def receipt(self) -> "ReceiptView":
+        """What was checked before it was let into the world when it last came back, or was forked. Raises NotFound."""
+        answer = await self._transport.call("GET", self._path + "/receipt", again=True)
+        view: ReceiptView = import_module("sandkeep.wire.sandboxes").ReceiptView.model_validate(answer)
+        return view
 
     async def why(self) -> "WhyView":
         """What it is doing, since when, why, what comes next, and what you can do."""

@@ -117,6 +117,9 @@ class BtrfsDisks:
     async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._run(self._layout.check_generation, sandbox_id, generation_id)
 
+    async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
+        return await self._run(self._came_from, sandbox_id, owner_id, generation_id)
+
     async def drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._run(self._drop_generation, sandbox_id, generation_id)
 
@@ -289,6 +292,11 @@ class BtrfsDisks:
             fresh.rename(disk)
         self._deleted()
         return disk
+
+    def _came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool:
+        source = self._layout.generation_disk(owner_id, generation_id)
+        with _source(f"disk of {sandbox_id}, or generation {generation_id}"):
+            return ioctl.uuids(self._layout.disk(sandbox_id))[1] == ioctl.uuids(source)[0]
 
     def _drop_generation(self, sandbox_id: str, generation_id: str) -> None:
         folder = self._layout.generation(sandbox_id, generation_id)

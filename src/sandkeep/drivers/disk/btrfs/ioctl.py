@@ -36,6 +36,7 @@ _QUOTA_CTL = _request(_WRITE | _READ, 40, 16)
 _QGROUP_CREATE = _request(_WRITE, 42, 16)
 _QGROUP_LIMIT = _request(_READ, 43, 48)
 _LOGICAL_INO_V2 = _request(_WRITE | _READ, 59, 56)
+_GET_SUBVOL_INFO = _request(_READ, 60, 504)
 _GET_FSLABEL = _request(_READ, 49, 256)
 _SNAP_DESTROY_V2 = _request(_WRITE, 63, 4096)
 
@@ -173,6 +174,14 @@ def root_times(folder: Path) -> RootTimes:
     if newest is None:
         raise FileNotFoundError(errno.ENOENT, "no such subvolume", str(folder))
     return newest
+
+
+def uuids(folder: Path) -> tuple[bytes, bytes]:
+    """Of the subvolume that `folder` is the root of: its own, and that of what it is a snapshot of (struct
+    btrfs_ioctl_get_subvol_info_args). Known before the next commit, too."""
+    answer = bytearray(504)
+    _call(folder, _GET_SUBVOL_INFO, answer)
+    return bytes(answer[296:312]), bytes(answer[312:328])
 
 
 def items_since(folder: Path, transaction: int) -> Iterator[Item]:

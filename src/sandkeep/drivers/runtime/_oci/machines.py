@@ -139,6 +139,10 @@ class Machines:
 
         await run_sync(change)
 
+    async def other_limits(self, machine_id: str, limits: GroupLimits) -> str:
+        now = await run_sync(self.group(machine_id).limits)
+        return "" if now == limits else f"{now}, not {limits}"
+
     async def usage(self, machine_id: str) -> MachineUsage | None:
         def look() -> MachineUsage | None:
             self.folders.trim(machine_id)

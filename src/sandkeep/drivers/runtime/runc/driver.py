@@ -116,6 +116,9 @@ class RuncRuntime:
     async def set_limits(self, machine_id: str, limits: Limits) -> None:
         await self._machines.set_limits(machine_id, for_native(limits))
 
+    async def other_limits(self, machine_id: str, limits: Limits) -> str:
+        return await self._machines.other_limits(machine_id, for_native(limits))
+
     async def machines(self) -> list[MachineState]:
         return await self._machines.states() if self._opened else []
 

@@ -300,6 +300,9 @@ class GvisorRuntime:
         """The guest goes on seeing the size with which it was booted."""
         await self._machines.set_limits(machine_id, for_gvisor(limits))
 
+    async def other_limits(self, machine_id: str, limits: Limits) -> str:
+        return await self._machines.other_limits(machine_id, for_gvisor(limits))
+
     async def machines(self) -> list[MachineState]:
         """A machine whose guest gVisor itself stopped (the runner died in the middle of a save) is frozen, too."""
         states = await self._machines.states() if self._opened else []

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Response
 
-from sandkeep.domain.errors import InvalidArgument
+from sandkeep.domain.errors import InvalidArgument, NotFound
 from sandkeep.domain.names import check_labels
 from sandkeep.domain.sandbox import Hold, Phase
 from sandkeep.domain.why import EVENTS, explain
@@ -13,6 +13,7 @@ from sandkeep.edge.api.services import Caller, Using
 from sandkeep.wire.sandboxes import (
     LogView,
     PauseRequest,
+    ReceiptView,
     SandboxCreate,
     SandboxPatch,
     SandboxView,
@@ -158,6 +159,16 @@ async def heartbeat(ref: str, who: Caller, use: Using) -> Response:
     """The client of a sandbox with `grace` is still there."""
     await use.sandboxes.heartbeat(who.project_id, ref)
     return Response(status_code=204)
+
+
+@router.get("/{ref}/receipt")
+async def show_receipt(ref: str, who: Caller, use: Using) -> ReceiptView:
+    """What was checked when it last came back (resume, rollback), or was forked. 404 when it never did."""
+    sandbox = await use.sandboxes.get(who.project_id, ref)
+    found = await use.runner.receipt(sandbox.id)
+    if found is None:
+        raise NotFound("there is no receipt: it has never been resumed from disk, rolled back or forked")
+    return shapes.receipt(found)
 
 
 @router.get("/{ref}/stats")
