@@ -64,6 +64,8 @@ ROWS: tuple[Row, ...] = (
     Row("snapshot-20", "the same, 20 MB dirty", _MS, _KEEP, Goal(120), Goal(120)),
     Row("fork-1", "fork of it, to first exec", _MS, _RUN, Goal(260), Goal(90)),
     Row("fork-10", "10 forks of it at once, all with first exec", _MS, "10 x the same at once", Goal(2000), Goal(700)),
+    Row("diff", "diff of 10,000 files, 100 changes", _MS, "btrfs send --no-data, unread", Goal(150), Goal(150)),
+    Row("diff-now", "the same with the disk as it is now", _MS, "snapshot, sync, the same", Goal(), Goal()),
     Row("rollback", "rollback, the moment before kept, to first exec", _MS, _BACK, Goal(260), Goal(90)),
     Row("idle-memory", "idle: fall of MemAvailable, each", Unit.SIZE, "bare machines", Goal(18), Goal(10)),
     Row("idle-cpu", "100 idle: CPU in all", Unit.CORE, "bare machines", Goal(6), Goal(3)),

@@ -32,7 +32,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "stop": ("stop", "start"),
     "files": ("write", "read", "copy"),
     "burst": ("burst",),
-    "time": ("snapshot", "snapshot-20", "fork-1", "fork-10", "rollback"),
+    "time": ("snapshot", "snapshot-20", "diff", "diff-now", "fork-1", "fork-10", "rollback"),
     "idle": ("idle-memory", "idle-cpu", "server", "runner"),
 }
 """What is measured together, and the rows that come of it."""

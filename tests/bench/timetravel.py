@@ -9,6 +9,7 @@ from sandkeep.sdk import Sandbox
 
 FORKS = 10
 _FILES, _SIZE = 10_000, 20_000
+_CHANGES = 100
 _FILL = """
 import os
 os.makedirs("/home/user/tree", exist_ok=True)
@@ -39,6 +40,7 @@ def time_travel(bench: Bench) -> None:
         before_bare=lambda: dirty.write_bytes(os.urandom(20_000_000)),
     )
     sandbox.snapshot("base")
+    _diff(bench, sandbox, machine)
     _forks(bench, sandbox, machine, "fork-1", 1)
     _forks(bench, sandbox, machine, "fork-10", FORKS)
 
@@ -58,6 +60,27 @@ def time_travel(bench: Bench) -> None:
     bench.alternate("rollback", back, back_bare)
     sandbox.delete()
     machine.remove()
+
+
+def _diff(bench: Bench, sandbox: Sandbox, machine: Machine) -> None:
+    """100 of the 10,000 files are other ones. Bare: `btrfs send` without data between the two, its stream counted."""
+    done = sandbox.exec(
+        ["sh", "-c", f"cd /home/user/tree && for n in $(seq {_CHANGES}); do echo other > $n; done; sync"]
+    )
+    assert done.exit_code == 0, done.stderr
+    sandbox.snapshot("changed")
+    before = machine.keep()
+    for number in range(1, _CHANGES + 1):
+        (machine.plan.root / "home/user/tree" / str(number)).write_text("other")
+    after = machine.keep()
+
+    def ours() -> None:
+        found = sandbox.diff("base", "changed")
+        assert found.fast
+        assert found.counts.changed >= _CHANGES
+
+    bench.alternate("diff", ours, lambda: machine.difference(before, after))
+    bench.alternate("diff-now", lambda: sandbox.diff("base"), lambda: machine.difference(before, machine.keep()))
 
 
 def _forks(bench: Bench, sandbox: Sandbox, machine: Machine, key: str, count: int) -> None:

@@ -477,3 +477,78 @@ async def test_the_pool_knows_of_a_disk_what_its_record_would_tell(on: Bench) ->
         assert (before.template, before.limit, after.limit) == (template, 64 * MB, 128 * MB)
     with pytest.raises(NotFound):
         await on.disks.facts(new_id(IdKind.SANDBOX))
+
+
+# what differs
+
+
+async def kept(on: Bench, sandbox: str) -> str:
+    generation = new_id(IdKind.GENERATION)
+    await on.disks.snapshot(sandbox, generation)
+    return generation
+
+
+async def test_what_was_touched_is_told_or_cannot_be(on: Bench) -> None:
+    """A driver that tells names every path that differs, of a sandbox's own moments and of those of a fork."""
+    source, fork = await on.sandbox(), new_id(IdKind.SANDBOX)
+    for number in range(300):
+        (on.disks.path(source) / f"still-{number}").write_text("as it was")
+    before = await kept(on, source)
+    await on.disks.fork(fork, source, before, 64 * MB)
+    for sandbox in (source, fork):
+        root = on.disks.path(sandbox)
+        (root / "etc/hostname").write_text("another")
+        (root / "still-7").chmod(0o600)
+        (root / "still-8").unlink()
+        (root / "etc").rename(root / "moved")
+    after, forked = await kept(on, source), await kept(on, fork)
+    (on.disks.path(source) / "later").write_text("")
+    for one, other in (
+        ((source, before), (source, after)),
+        ((source, after), (source, before)),
+        ((source, before), (fork, forked)),
+    ):
+        found = await on.disks.touched(one, other)
+        if on.kind != "btrfs":
+            assert found is None
+            continue
+        assert found is not None
+        assert {b"etc", b"moved"} <= found.moved
+        assert {b"still-7", b"still-8"} <= found.paths
+        assert len([path for path in found.paths if path.startswith(b"still-")]) == 2
+    nothing = await on.disks.touched((source, before), (source, before))
+    assert nothing is None or nothing.paths == frozenset()
+    assert (on.disks.generation_path(fork, forked) / "moved").is_dir()
+    for gone in ((source, new_id(IdKind.GENERATION)), (new_id(IdKind.SANDBOX), before)):
+        with pytest.raises(NotFound):
+            await on.disks.touched((source, before), gone)
+        with pytest.raises(NotFound):
+            await on.disks.touched(gone, (source, before))
+
+
+async def test_a_comparison_never_keeps_what_is_dropped(on: Bench) -> None:
+    """Drops come while two moments are compared: they succeed, and the comparison ends by itself."""
+    sandbox = await on.sandbox()
+    before = await kept(on, sandbox)
+    many = on.disks.path(sandbox) / "many"
+    many.mkdir()
+    for number in range(3000):
+        (many / f"{number}-{'x' * 200}").touch()
+    ended: list[str] = []
+
+    async def compare(generation: str) -> None:
+        try:
+            await on.disks.touched((sandbox, before), (sandbox, generation))
+            ended.append("done")
+        except NotFound:
+            ended.append("gone")
+
+    for number in range(5):
+        generation = await kept(on, sandbox)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(compare, generation)
+            await anyio.sleep(0.002 * number)
+            await on.disks.drop_generation(sandbox, generation)
+        assert generation not in (await on.disks.contents()).generations
+    assert len(ended) == 5
+    assert set(ended) <= {"done", "gone"}

@@ -1,6 +1,9 @@
 """The runner's contract: in process, and over its unix socket. Both ends of the socket are the real ones; the host below
 is faked, so that every guarantee can be provoked."""
 
+import io
+import os
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,9 +12,13 @@ import pytest
 
 from sandkeep.app.daemon import listener
 from sandkeep.contracts.runner import PROTOCOL_VERSION, Runner
+from sandkeep.domain.browse import Aspect, FileType, Point
 from sandkeep.domain.errors import (
+    Busy,
     Conflict,
+    DeadlineExceeded,
     InUse,
+    InvalidArgument,
     NoCapacity,
     NotFound,
     PauseFailed,
@@ -20,9 +27,10 @@ from sandkeep.domain.errors import (
     Unsupported,
 )
 from sandkeep.domain.ids import IdKind, new_id
-from sandkeep.domain.node import FactKind, OperationRef, SandboxOnNode, TemplateOnNode
+from sandkeep.domain.node import FactKind, OperationRef, SandboxOnNode, SnapshotOnNode, TemplateOnNode
 from sandkeep.domain.quantities import GIB
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits, Persistence, Phase, RuntimeKind, Spec
+from sandkeep.domain.snapshot import SnapshotKind
 from sandkeep.drivers.runner.remote import remote_runner
 from sandkeep.edge.runner.app import runner_app
 from sandkeep.testing.platform import LocalPlatform, platform
@@ -199,3 +207,124 @@ async def test_a_socket_without_a_runner_is_said_to_be_so(tmp_path: Path) -> Non
     async with remote_runner(str(tmp_path / "nobody.sock")) as remote:
         with pytest.raises(Unavailable):
             await remote.handshake()
+
+
+async def looked_at(case: Case) -> tuple[Point, Path]:
+    """A snapshot of a sandbox, and where its disk is."""
+    sandbox = await case.sandbox()
+    root = case.local.disks.path(sandbox)
+    (root / "folder").mkdir()
+    for number in range(5):
+        (root / f"folder/{number}").write_text(f"number {number}")
+    (root / "folder/link").symlink_to("/folder/1")
+    (root / "out").symlink_to("../../../../../../../../../../etc/passwd")
+    (root / "large").write_bytes(b"x" * (3 << 20))
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff")).write_text("bytes")
+    snapshot = SnapshotOnNode(new_id(IdKind.SNAPSHOT), sandbox, SnapshotKind.DISK, 1.0)
+    await case.runner.snapshot(case.operation(), sandbox, snapshot)
+    return Point(sandbox, snapshot.id), root
+
+
+async def test_a_disk_is_looked_at_as_it_was_and_as_it_is(case: Case) -> None:
+    then, root = await looked_at(case)
+    (root / "folder/1").write_text("later")
+    now = Point(then.sandbox_id)
+    names = [one.name for one in await case.runner.list_folder(then, "/folder", "", 3)]
+    names += [one.name for one in await case.runner.list_folder(then, "/folder", names[-1], 100)]
+    assert names == ["0", "1", "2", "3", "4", "link"]
+    link = await case.runner.stat_path(then, "/folder/link", False)
+    assert (link.type, link.target) == (FileType.SYMLINK, "/folder/1")
+    assert (await case.runner.stat_path(then, "/folder/link", True)).size == len("number 1")
+    for point, text in ((then, b"number 1"), (now, b"later")):
+        assert b"".join([chunk async for chunk in case.runner.read_file(point, "/folder/link")]) == text
+    assert b"".join([chunk async for chunk in case.runner.read_file(then, "/\xff")]) == b"bytes"
+    assert len(b"".join([chunk async for chunk in case.runner.read_file(then, "/large")])) == 3 << 20
+    tree = b"".join([chunk async for chunk in case.runner.read_tree(then, "/folder", "named", False, ("3",))])
+    with tarfile.open(fileobj=io.BytesIO(tree)) as tar:
+        assert tar.getnames() == ["named", *[f"named/{name}" for name in ("0", "1", "2", "4", "link")]]
+    found = await case.runner.diff(then, now, 10)
+    assert [(change.path, change.what) for change in found.files] == [("folder/1", (Aspect.CONTENT,))]
+
+
+@pytest.mark.parametrize("path", ["/out", "/no", "/folder/0/below", "/../../etc/passwd"])
+async def test_what_is_not_on_the_disk_is_not_found(case: Case, path: str) -> None:
+    then, _ = await looked_at(case)
+    with pytest.raises(NotFound):
+        await case.runner.stat_path(then, path, True)
+    with pytest.raises(NotFound):
+        await case.runner.list_folder(then, path, "", 10)
+    for stream in (case.runner.read_file(then, path), case.runner.read_tree(then, path, ".", True, ())):
+        with pytest.raises(NotFound):
+            await anext(stream)
+
+
+async def test_points_that_are_not_there(case: Case) -> None:
+    then, _ = await looked_at(case)
+    other = await case.sandbox()
+    for point in (Point(other, then.snapshot_id), Point(then.sandbox_id, new_id(IdKind.SNAPSHOT)), Point("nobody")):
+        with pytest.raises(NotFound):
+            await case.runner.list_folder(point, "/", "", 10)
+        with pytest.raises(NotFound):
+            await anext(case.runner.read_file(point, "/large"))
+        with pytest.raises(NotFound):
+            await case.runner.diff(then, point, 10)
+    with pytest.raises(InvalidArgument):
+        await anext(case.runner.read_file(then, "/folder"))
+    with pytest.raises(InvalidArgument):
+        await case.runner.list_folder(then, "/large", "", 10)
+
+
+async def drained(stream: AsyncIterator[bytes]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_a_stream_says_that_its_snapshot_was_deleted(case: Case) -> None:
+    then, _ = await looked_at(case)
+    assert then.snapshot_id is not None
+    stream = case.runner.read_file(then, "/large")
+    await anext(stream)
+    await case.runner.delete_snapshot(case.operation(), then.sandbox_id, then.snapshot_id)
+    readings = case.local.node._browser.readings
+    await readings.look()
+    with pytest.raises(NotFound, match="deleted"):
+        await drained(stream)
+    with anyio.fail_after(5):
+        while len(readings):
+            await anyio.sleep(0.01)
+
+
+async def test_a_stream_that_nobody_takes_ends(case: Case) -> None:
+    then, root = await looked_at(case)
+    with (root / "endless").open("wb") as file:
+        file.truncate(1 << 40)
+    stream = case.runner.read_file(Point(then.sandbox_id), "/endless")
+    await anext(stream)
+    readings = case.local.node._browser.readings
+    await readings.look()
+    await anext(stream)
+
+    async def slowly() -> None:
+        while True:
+            case.local.clock.advance(600)
+            await readings.look()
+            await anext(stream)
+
+    with pytest.raises(DeadlineExceeded):
+        await slowly()
+
+
+async def test_so_many_streams_and_no_more(case: Case) -> None:
+    then, _ = await looked_at(case)
+    streams = [case.runner.read_file(then, "/large") for _ in range(32)]
+    for stream in streams:
+        await anext(stream)
+    with pytest.raises(Busy):
+        await anext(case.runner.read_file(then, "/large"))
+    for stream in streams:
+        await stream.aclose()
+    readings = case.local.node._browser.readings
+    with anyio.fail_after(5):
+        while len(readings):
+            await anyio.sleep(0.01)
+    assert await anext(case.runner.read_file(then, "/folder/0")) == b"number 0"

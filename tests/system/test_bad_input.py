@@ -64,7 +64,13 @@ def filled(path: str, ref: str) -> str:
     return path
 
 
-BODIES = {"exec": {"command": "true"}, "compose": {}, "agent": {}, "rollback": {"snapshot": "none"}}
+BODIES = {
+    "exec": {"command": "true"},
+    "compose": {},
+    "agent": {},
+    "rollback": {"snapshot": "none"},
+    "restore": {"snapshot": "none", "path": "/x"},
+}
 
 
 @pytest.mark.parametrize("key", [None, "", "Bearer", "Bearer nonsense", "Bearer sk_" + "a" * 40, "Basic dXNlcjpwYXNz"])

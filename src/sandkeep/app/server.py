@@ -18,6 +18,7 @@ from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
 from sandkeep.control.allowance import Allowance, Quota
+from sandkeep.control.browse import Browse
 from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
@@ -136,6 +137,7 @@ async def make_services(
         snapshots=snapshots,
         timelines=timelines,
         forks=Forks(events, sandboxes, snapshots),
+        browse=Browse(events, sandboxes, snapshots, reach, runner, guest),
         events=events,
         reconciler=reconciler,
         nodes=nodes,

@@ -1,4 +1,4 @@
-"""NAME@SNAPSHOT on the command line: a point in time of a sandbox, parsed and completed."""
+"""NAME@SNAPSHOT on the command line: a point in time of a sandbox, parsed and completed; NAME@SNAPSHOT:/path: a file there."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -61,3 +61,42 @@ class PointName(KnownName):
 
 
 POINT = PointName()
+
+
+class Place(Point):
+    """A point, and a path on its disk."""
+
+    @property
+    def point(self) -> Point:
+        return Point(self.partition(":")[0])
+
+    @property
+    def sandbox(self) -> str:
+        return self.point.sandbox
+
+    @property
+    def snapshot(self) -> str:
+        return self.point.snapshot
+
+    @property
+    def path(self) -> str:
+        """Empty: none was written."""
+        return self.partition(":")[2]
+
+
+class PlaceName(PointName):
+    """`path`: it must have one. Its point is completed, its path is not."""
+
+    name = "place"
+
+    def __init__(self, *, or_now: bool = False, path: bool = True) -> None:
+        super().__init__(or_now=or_now)
+        self._path = path
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        place = Place(value)
+        super().convert(place.point, param, ctx)
+        if not place.path.startswith("/") and (place.path or self._path):
+            shape = f"{place.point}:/PATH"
+            self.fail(f"{value!r} has no path that begins with a slash: write {shape}", param, ctx)
+        return place

@@ -16,9 +16,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "delete": ("delete:delete", "Delete sandboxes for good."),
     },
     "Back in time": {
-        "snapshot": ("snapshot:snapshot", "Make, list, show and delete snapshots."),
+        "snapshot": ("snapshot:snapshot", "Make, list, show, read and delete snapshots."),
         "rollback": ("rollback:rollback", "Go back to a snapshot."),
         "commit": ("commit:commit", "Let its next sessions start from now."),
+        "diff": ("diff:diff", "Show what differs between two points in time."),
+        "restore": ("restore:restore", "Put a file or folder of a snapshot back."),
         "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
         "timeline": ("timeline:timeline", "Make snapshots by rule, and keep the right ones."),
     },

@@ -5,7 +5,7 @@ is a read-only moment of a disk. A *template* is a read-only starting point. All
 makes (typed ids, [a-z0-9_]); a driver never invents names and never follows a path that a guest controls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +59,19 @@ class GenerationSizes:
 
     sizes: dict[str, GenerationSize] = field(default_factory=dict)
     shares: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Where two moments may differ, as the file system itself knows: paths from the root, without a slash in front. No other
+    file differs, but one below a path in `moved`, and the other names of one that does. written: those whose content was
+    written; noted: whose extended attributes were; names: all paths of a file in the later moment, by its inode."""
+
+    paths: frozenset[bytes]
+    moved: frozenset[bytes] = frozenset()
+    written: frozenset[bytes] = frozenset()
+    noted: frozenset[bytes] = frozenset()
+    names: Callable[[int], list[bytes]] = lambda inode: []
 
 
 class Disks(Protocol):
@@ -168,6 +181,15 @@ class Disks(Protocol):
     async def measure(self, sandbox_id: str, generations: Sequence[tuple[str, str | None]]) -> GenerationSizes:
         """Of these generations of a sandbox, oldest first, each with the one it came from (None: the sandbox's template).
         Takes its time, between other work. Raises NotFound when one of them goes meanwhile."""
+        ...
+
+    def generation_path(self, sandbox_id: str, generation_id: str) -> Path:
+        """Root folder of a generation, to read."""
+        ...
+
+    async def touched(self, before: tuple[str, str], after: tuple[str, str]) -> Touched | None:
+        """What may differ between two generations, each (sandbox, generation), in a time that grows with what does. None: the
+        driver cannot tell, so walk both. Raises NotFound, also when one is dropped meanwhile, which never waits for this."""
         ...
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:

@@ -1,9 +1,10 @@
 """The runner: what control may ask of a node. The same Protocol in process, over a socket, on Kubernetes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sandkeep.domain.browse import Difference, FileAt, Point
 from sandkeep.domain.capability import DiskCapabilities, RuntimeCapabilities
 from sandkeep.domain.node import (
     Capacity,
@@ -170,6 +171,30 @@ class Runner(Protocol):
     async def snapshot_sizes(self, sandbox_id: str, fresh: bool) -> SnapshotSizes | None:
         """As computed in the background, None before that; `fresh`: computed now. Raises NotFound when a snapshot goes
         meanwhile."""
+        ...
+
+    # Paths and names are `raw` (domain/browse). They are looked up below the root of that disk, whatever a guest made of it: no
+    # link leads out. Each raises NotFound, also for what is deleted meanwhile, and InvalidArgument.
+
+    async def list_folder(self, point: Point, path: str, after: str, limit: int) -> list[FileAt]:
+        """Up to so many names (at most 1,000) above `after`, by their bytes. Links are not followed, `path` may be one."""
+        ...
+
+    async def stat_path(self, point: Point, path: str, follow: bool) -> FileAt: ...
+
+    def read_file(self, point: Point, path: str) -> AsyncGenerator[bytes, None]:
+        """A regular file, in chunks. To be closed. Ends with an error when nobody takes them for two minutes."""
+        ...
+
+    def read_tree(
+        self, point: Point, path: str, name: str, follow: bool, exclude: tuple[str, ...]
+    ) -> AsyncGenerator[bytes, None]:
+        """As `read_file`: a file, a link or a folder with all that is in it as a tar stream, called `name` in it. `follow`: a
+        link there, and what is too deep is named in it and left out; else that is InvalidArgument."""
+        ...
+
+    async def diff(self, before: Point, after: Point, limit: int) -> Difference:
+        """Of two disks of this node; the first `limit` files by path. Changes nothing."""
         ...
 
     async def delete_template(self, operation: OperationRef, template_id: str) -> None:

@@ -2,7 +2,7 @@
 lifecycle and hibernation, and what follows from a machine that ends by itself is in exits.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 from anyio.to_thread import run_sync
 
 from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
+from sandkeep.domain.browse import Difference, FileAt, Point
 from sandkeep.domain.errors import (
     Conflict,
     InUse,
@@ -37,6 +38,7 @@ from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Li
 from sandkeep.domain.snapshot import Cause, SnapshotKind
 from sandkeep.domain.timeline import SnapshotSizes, Timeline
 from sandkeep.engine import fsck, hibernation, lifecycle, machine, moments, quarantine, sessions, snapshots
+from sandkeep.engine.browse import Browser
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
@@ -67,6 +69,7 @@ class Supervisor:
         self._operations = Operations(parts, self._lanes, self._exits)
         self._kills = moments.Kills(parts, self._lanes)
         self._sizes = Sizes(parts)
+        self._browser = Browser(parts, self._lanes)
         self._probed: tuple[float, str] | None = None
         self._probing = anyio.Lock()
         self._deleted: dict[str, None] = {}
@@ -86,6 +89,7 @@ class Supervisor:
                     self._exits.watch(record)
             tasks.start_soon(Upkeep(self._parts, self._kills.told).run)
             tasks.start_soon(self._sizes.run)
+            tasks.start_soon(self._browser.readings.run)
             tasks.start_soon(self._tombstones.run)
             ready()
             try:
@@ -437,6 +441,25 @@ class Supervisor:
 
     async def snapshot_sizes(self, sandbox_id: str, fresh: bool) -> SnapshotSizes | None:
         return await self._sizes.measure(sandbox_id) if fresh else self._sizes.known(sandbox_id)
+
+    # -- looking at disks
+
+    async def list_folder(self, point: Point, path: str, after: str, limit: int) -> list[FileAt]:
+        return await self._browser.list_folder(point, path, after, limit)
+
+    async def stat_path(self, point: Point, path: str, follow: bool) -> FileAt:
+        return await self._browser.stat_path(point, path, follow)
+
+    def read_file(self, point: Point, path: str) -> AsyncGenerator[bytes, None]:
+        return self._browser.read_file(point, path)
+
+    def read_tree(
+        self, point: Point, path: str, name: str, follow: bool, exclude: tuple[str, ...]
+    ) -> AsyncGenerator[bytes, None]:
+        return self._browser.read_tree(point, path, name, follow, exclude)
+
+    async def diff(self, before: Point, after: Point, limit: int) -> Difference:
+        return await self._operations.detached(lambda: self._browser.diff(before, after, limit))
 
     # -- templates
 

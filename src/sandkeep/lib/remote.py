@@ -4,7 +4,7 @@ Arguments and results are standard dataclasses, enums and containers; pydantic c
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -22,7 +22,8 @@ class Method:
         function = getattr(protocol, name)
         hints = get_type_hints(function)
         self.name = name
-        self._result = TypeAdapter(hints.pop("return"))
+        result = hints.pop("return")
+        self._result: TypeAdapter[Any] = TypeAdapter(result if inspect.iscoroutinefunction(function) else None)
         self._arguments = {key: TypeAdapter(kind) for key, kind in hints.items()}
         self._order = [key for key in inspect.signature(function).parameters if key != "self"]
 
@@ -55,6 +56,15 @@ def method(protocol: type, name: str) -> Method:
     """Raises CodecError for a name that is not a public method."""
     if name.startswith("_") or not inspect.iscoroutinefunction(getattr(protocol, name, None)):
         raise CodecError(f"there is no method {name}")
+    return Method(protocol, name)
+
+
+@cache
+def stream(protocol: type, name: str) -> Method:
+    """Of one that gives bytes as they come; only its arguments are encoded. Raises CodecError for a name that is none."""
+    function = getattr(protocol, name, None)
+    if name.startswith("_") or get_type_hints(function).get("return") != AsyncGenerator[bytes, None]:
+        raise CodecError(f"there is no stream {name}")
     return Method(protocol, name)
 
 

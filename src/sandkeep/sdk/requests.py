@@ -30,6 +30,22 @@ def quoted(ref: str) -> str:
     return quote(ref, safe="").replace(".", "%2E") or "%20"
 
 
+def query_of(fields: Mapping[str, Any]) -> str:
+    """A query whose texts are names of files: bytes that are not UTF-8 go as they are. A list gives a field for each."""
+    from urllib.parse import quote
+
+    pairs = [(name, one) for name, value in fields.items() for one in (value if isinstance(value, list) else [value])]
+    return "&".join(f"{name}={quote(str(value).encode('utf-8', 'surrogateescape'), safe='/')}" for name, value in pairs)
+
+
+def point_of(sandbox_id: str, point: "str | SnapshotView | None") -> str:
+    """One side of a comparison. NAME@SNAPSHOT stays; other text is a snapshot of this sandbox; None: as it is now."""
+    if point is None:
+        return sandbox_id
+    ref = snapshot_ref(point)
+    return ref if "@" in ref or not isinstance(point, str) else f"{sandbox_id}@{ref}"
+
+
 def snapshot_ref(snapshot: "str | SnapshotView") -> str:
     """Of one given by its name, its id or its view. The id of a view: its name may be another snapshot's by now."""
     return snapshot if isinstance(snapshot, str) else snapshot.id

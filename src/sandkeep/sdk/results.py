@@ -2,6 +2,7 @@
 
 import base64
 import signal as signals
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -168,6 +169,26 @@ def file_info(entry: Mapping[str, Any]) -> FileInfo:
         group=str(entry.get("group", "")),
         modified_at=modified_at,
         symlink_target=entry.get("symlinkTarget") or None,
+    )
+
+
+def disk_file(folder: str, item: Mapping[str, Any]) -> FileInfo:
+    """From a FileView, of what is in this folder. The owners have no names: nothing runs that knows them."""
+    exact = item.get("name_base64")
+    name = base64.b64decode(exact).decode("utf-8", "surrogateescape") if exact else str(item["name"])
+    kinds = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK}
+    modified = item.get("modified_at")
+    return FileInfo(
+        name=name,
+        path=f"{folder.rstrip('/')}/{name}",
+        type=item["type"] if item["type"] in kinds else "other",
+        size=int(item["size"]),
+        mode=int(item["mode"]),
+        permissions=stat.filemode(kinds.get(item["type"], 0) | int(item["mode"])),
+        owner=str(item["uid"]),
+        group=str(item["gid"]),
+        modified_at=datetime.fromisoformat(modified) if modified else None,
+        symlink_target=item.get("target"),
     )
 
 

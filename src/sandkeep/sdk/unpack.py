@@ -26,6 +26,8 @@ _NEW_FILE = (
 _NAMED_SKIPS = 100
 _NAME_LIMIT = 8192
 _MAP_LIMIT = 8 << 20
+_PATH_LIMIT = 3900
+"""Letters: below PATH_MAX, with room for names that are not ASCII."""
 _ZEROS = memoryview(bytes(1 << 20))
 _WINDOWS = os.name == "nt"
 
@@ -40,6 +42,7 @@ class TreeWriter(TarStream):
         except FileExistsError as error:
             raise InvalidArgument(f"{target} is not a folder") from error
         self._root = target.resolve()
+        self._longest = _PATH_LIMIT - len(str(self._root))
         self._counts = {"files": 0, "folders": 0, "symlinks": 0, "bytes": 0, "skipped": 0}
         self._skipped: list[str] = []
         self._checked: tuple[str, ...] | None = None
@@ -68,7 +71,9 @@ class TreeWriter(TarStream):
     def begin(self, entry: Entry) -> None:
         parts = _parts(entry.name)
         self._leave(parts)
-        if entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
+        if self._longest < len(entry.name):
+            self._skip(f"{entry.name[:200]}... has a path that is too long for this system")
+        elif entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
             self._file = _File(self._free(parts), entry)
         elif entry.type == tarfile.DIRTYPE:
             self._folder(parts, entry)
@@ -80,9 +85,9 @@ class TreeWriter(TarStream):
             self._skip(f"{entry.name} is a device, a FIFO or a socket")
 
     def payload(self, data: memoryview) -> None:
-        assert self._file is not None
-        self._counts["bytes"] += len(data)
-        self._file.write(data)
+        if self._file is not None:  # else it is one that is skipped
+            self._counts["bytes"] += len(data)
+            self._file.write(data)
 
     def end(self) -> None:
         if self._file is not None:

@@ -70,7 +70,7 @@ def _in(
     if local == "-":
         with Progress(session, "copying") as progress:
             sandbox.files.write(path, _counted(sys.stdin.buffer, progress), user=user)
-        _done(session, progress.count)
+        done(session, progress.count)
         return
     source = Path(local)
     if source.is_dir() and not recursive:
@@ -83,7 +83,7 @@ def _in(
         goal = str(PurePosixPath(path) / name) if into else path
         with Progress(session, f"copying {local}") as progress:
             result = sandbox.files.write_tree(source, goal, exclude=exclude, user=user, progress=progress.add)
-        _tree_done(session, result)
+        tree_done(session, result)
         return
     total = source.stat().st_size
     with Progress(session, f"copying {local}", total) as progress:
@@ -95,7 +95,7 @@ def _in(
             goal = str(PurePosixPath(path) / name) if into else path
             with source.open("rb") as file:
                 sandbox.files.write(goal, _counted(file, progress), user=user)
-    _done(session, total)
+    done(session, total)
 
 
 def _out(
@@ -115,10 +115,10 @@ def _out(
             raise click.UsageError("a folder cannot go to standard output; `sandkeep exec NAME -- tar c FOLDER` can")
         target = Path(local)
         if target.is_dir() and found.name not in ("", ".", "/"):
-            target = target / _safe_name(found.name)
+            target = target / safe_name(found.name)
         with Progress(session, f"copying {path}") as progress:
             result = sandbox.files.read_tree(path, target, exclude=exclude, user=user, progress=progress.add)
-        _tree_done(session, result)
+        tree_done(session, result)
         return
     with Progress(session, f"copying {path}", found.size) as progress:
         if local == "-":
@@ -128,14 +128,14 @@ def _out(
             return
         target = Path(local)
         if target.is_dir() or local.endswith("/"):
-            target = target / _safe_name(found.name)
+            target = target / safe_name(found.name)
         if not target.parent.is_dir():
             raise click.UsageError(f"{target.parent} is no folder; make it first")
-        with _replacing(target, found) as file:
+        with replacing(target, found) as file:
             for chunk in sandbox.files.read_stream(path, user=user):
                 file.write(chunk)
                 progress.add(len(chunk))
-    _done(session, progress.count)
+    done(session, progress.count)
 
 
 def _is_folder(sandbox: "Sandbox", path: str, user: str | None) -> bool:
@@ -147,7 +147,7 @@ def _is_folder(sandbox: "Sandbox", path: str, user: str | None) -> bool:
         return False
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
     """The agent said this name: it must be one component."""
     if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
         raise click.ClickException(f"the sandbox gave a name that cannot be written here: {name!r}")
@@ -155,7 +155,7 @@ def _safe_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(target: Path, found: "FileInfo") -> Iterator[IO[bytes]]:
+def replacing(target: Path, found: "FileInfo") -> Iterator[IO[bytes]]:
     """A file beside the target, which takes its place only when it is whole."""
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
@@ -180,14 +180,14 @@ def _counted(file: IO[bytes], progress: Progress) -> Iterator[bytes]:
         yield block
 
 
-def _done(session: Session, count: int) -> None:
+def done(session: Session, count: int) -> None:
     if session.as_json:
         session.say("", {"files": 1, "bytes": count})
     elif session.live:
         session.note(f"copied {size(count)}")
 
 
-def _tree_done(session: Session, result: "TreeResult") -> None:
+def tree_done(session: Session, result: "TreeResult") -> None:
     if session.as_json:
         session.say("", {name: getattr(result, name) for name in result.__dataclass_fields__})
         return

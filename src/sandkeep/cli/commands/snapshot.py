@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sandkeep.cli.commands import browse
 from sandkeep.cli.options import sandbox_argument
 from sandkeep.cli.output import age, brief, clock, size, table, working
 from sandkeep.cli.points import POINT, Point
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
 
 @click.group()
 def snapshot() -> None:
-    """Make, list, show and delete snapshots: moments of a sandbox, to go back to or to fork from.
+    """Make, list, show, read and delete snapshots: moments of a sandbox, to go back to or to fork from.
 
     \b
     Examples:
       sandkeep snapshot create dev --name clean
+      sandkeep snapshot cat dev@clean:/etc/hosts
       sandkeep rollback dev@clean
       sandkeep fork dev@clean --count 10
     """
+
+
+for command in (browse.ls, browse.cat, browse.cp):
+    snapshot.add_command(command)
 
 
 @snapshot.command()

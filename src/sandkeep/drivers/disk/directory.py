@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace, Touched
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound, Unavailable
 from sandkeep.drivers.disk import mounts
@@ -201,6 +201,15 @@ class DirectoryDisks:
             sizes[generation] = GenerationSize(None, size)
             shares.append((generation, generation, size))
         return GenerationSizes(sizes, tuple(shares))
+
+    def generation_path(self, sandbox_id: str, generation_id: str) -> Path:
+        return self._layout.generation_disk(sandbox_id, generation_id)
+
+    async def touched(self, before: tuple[str, str], after: tuple[str, str]) -> Touched | None:
+        """A copy has its own inodes: nothing tells what is as it was."""
+        for one in (before, after):
+            await self.check_generation(*one)
+        return None
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._layout.memory(sandbox_id, generation_id)

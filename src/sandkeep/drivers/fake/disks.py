@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace, Touched
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
 from sandkeep.domain.ids import is_id
@@ -187,6 +187,14 @@ class FakeDisks:
             span = holders[0], holders[-1]
             spans[span] = spans.get(span, 0) + len(content)
         return GenerationSizes(sizes, tuple((first, last, size) for (first, last), size in spans.items()))
+
+    def generation_path(self, sandbox_id: str, generation_id: str) -> Path:
+        return self._generation(sandbox_id, generation_id) / "disk"
+
+    async def touched(self, before: tuple[str, str], after: tuple[str, str]) -> Touched | None:
+        for one in (before, after):
+            await self.check_generation(*one)
+        return None
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._generation(sandbox_id, generation_id) / "memory"

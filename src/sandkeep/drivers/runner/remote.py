@@ -1,8 +1,8 @@
 """Fulfils contracts.runner over the node's unix socket."""
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 import anyio
@@ -11,12 +11,15 @@ import httpx2
 from sandkeep.contracts import protocol
 from sandkeep.contracts.protocol import Spoken
 from sandkeep.contracts.runner import OLDEST_PROTOCOL, PROTOCOL_VERSION, Runner
-from sandkeep.domain.errors import Internal, Unavailable, every_error
+from sandkeep.domain.browse import Point
+from sandkeep.domain.errors import Internal, SandkeepError, Unavailable, every_error
 from sandkeep.domain.node import Fact
-from sandkeep.lib.remote import CodecError, adapter, method
+from sandkeep.lib.blocks import Blocks
+from sandkeep.lib.remote import CodecError, adapter, method, stream
 
 _CALL_DEADLINE = 600.0
 _BEAT_DEADLINE = 30.0
+_CHUNK_DEADLINE = 60.0
 
 
 class RemoteRunner:
@@ -49,18 +52,9 @@ class RemoteRunner:
                     retry_after=2,
                 ) from error
             protocol.check(self._spoken, protocol.parse(answer.headers.get(protocol.HEADER)))
-            failure = data.get("error")
-            if failure is None and "result" in data:
+            if data.get("error") is None and "result" in data:
                 return codec.decode_result(data["result"])
-            if not failure:
-                raise Internal("the node's answer is not one")
-            kind = every_error().get(failure["code"], Internal)
-            raise kind(
-                failure["message"],
-                hint=failure.get("hint"),
-                retry_after=failure.get("retry_after"),
-                **(failure.get("details") or {}),
-            )
+            raise _failure(data)
 
         setattr(self, name, call)
         return call
@@ -75,8 +69,56 @@ class RemoteRunner:
         except (httpx2.HTTPError, ValueError) as error:
             raise Unavailable("the node's feed ended", retry_after=1) from error
 
+    async def read_file(self, point: Point, path: str) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._stream("read_file", point, path)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def read_tree(
+        self, point: Point, path: str, name: str, follow: bool, exclude: tuple[str, ...]
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._stream("read_tree", point, path, name, follow, exclude)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(self, name: str, *arguments: Any) -> AsyncGenerator[bytes, None]:
+        timeout = httpx2.Timeout(_CHUNK_DEADLINE, connect=2.0)
+        asked, found = stream(Runner, name).encode_arguments(arguments, {}), Blocks()
+        request = self._http.build_request("POST", f"/stream/{name}", json=asked, timeout=timeout)
+        try:
+            answer = await self._http.send(request, stream=True)
+            try:
+                if answer.headers.get("content-type", "").startswith("application/json"):
+                    raise _failure(json.loads(await answer.aread()))
+                async for data in answer.aiter_raw():
+                    for chunk in found.feed(data):
+                        yield chunk
+            finally:
+                with anyio.CancelScope(shield=True):  # else a caller that was cancelled would leave it open
+                    await answer.aclose()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise Unavailable("the node's runner stopped sending", retry_after=2) from error
+        if found.error is not None:
+            raise _failure(json.loads(found.error))
+        if not found.ended:
+            raise Unavailable("the node's runner stopped sending", retry_after=2)
+
     async def close(self) -> None:
         await self._http.aclose()
+
+
+def _failure(data: Any) -> SandkeepError:
+    """What the node raised."""
+    failure = data.get("error")
+    if not failure:
+        return Internal("the node's answer is not one")
+    kind = every_error().get(failure["code"], Internal)
+    return kind(
+        failure["message"],
+        hint=failure.get("hint"),
+        retry_after=failure.get("retry_after"),
+        **(failure.get("details") or {}),
+    )
 
 
 @asynccontextmanager

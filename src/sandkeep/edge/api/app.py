@@ -11,7 +11,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeep.domain.errors import Internal, InvalidArgument, NotFound, SandkeepError
-from sandkeep.edge.api.routes import events, execs, keys, node, platform, sandboxes, snapshots, templates, timeline
+from sandkeep.edge.api.routes import (
+    browse,
+    events,
+    execs,
+    keys,
+    node,
+    platform,
+    sandboxes,
+    snapshots,
+    templates,
+    timeline,
+)
 from sandkeep.edge.api.routes.bytes import byte_routes
 from sandkeep.edge.api.routes.terminal import terminal_routes
 from sandkeep.edge.api.services import Services, services_of
@@ -36,7 +47,7 @@ def api_app(services: Services | None, version: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
-    for module in (execs, sandboxes, snapshots, timeline, templates, events, keys, node, platform):
+    for module in (execs, sandboxes, snapshots, browse, timeline, templates, events, keys, node, platform):
         app.include_router(module.router)
     if services is not None:
         app.router.routes[:0] = [*byte_routes(services), *terminal_routes(services)]

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
+from sandkeep.control.browse import Browse
 from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
@@ -34,6 +35,7 @@ class Services:
     snapshots: Snapshots
     timelines: Timelines
     forks: Forks
+    browse: Browse
     events: Events
     reconciler: Reconciler
     nodes: Nodes

@@ -26,7 +26,7 @@ _RETURNED = frozenset(
     b"content-type content-length content-encoding content-range content-disposition accept-ranges last-modified etag "
     b"vary x-tree-files x-tree-skipped x-tree-complete".split()
 )
-_GUARDS = [
+GUARDS = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"sandbox; default-src 'none'"),
 ]
@@ -111,7 +111,7 @@ async def _relay(
             ) as answer:
                 kept = [(name.lower(), value) for name, value in answer.headers if name.lower() in _RETURNED]
                 answered = True
-                await send({"type": "http.response.start", "status": answer.status, "headers": kept + _GUARDS})
+                await send({"type": "http.response.start", "status": answer.status, "headers": kept + GUARDS})
                 async for chunk in answer.body:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

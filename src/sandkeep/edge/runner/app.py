@@ -1,10 +1,13 @@
-"""Serves a Runner: POST /call/<method> with its arguments as JSON, GET /watch as a stream of JSON lines.
+"""Serves a Runner: POST /call/<method> with its arguments as JSON, POST /stream/<method> for those that give bytes (as blocks,
+lib/blocks), GET /watch as a stream of JSON lines.
 
 Who may connect is decided by the socket's owner and mode; every call is still checked against the contract's types.
 """
 
 import json
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -17,9 +20,10 @@ from starlette.types import Receive, Scope, Send
 from sandkeep.contracts import protocol
 from sandkeep.contracts.protocol import Spoken
 from sandkeep.contracts.runner import OLDEST_PROTOCOL, PROTOCOL_VERSION, Runner
-from sandkeep.domain.errors import SandkeepError
+from sandkeep.domain.errors import InvalidArgument, SandkeepError
 from sandkeep.domain.node import Fact
-from sandkeep.lib.remote import CodecError, adapter, method
+from sandkeep.lib import blocks
+from sandkeep.lib.remote import CodecError, adapter, method, stream
 from sandkeep.telemetry.log import log
 
 _BEAT = 10.0
@@ -37,7 +41,7 @@ def runner_app(
         answer.headers[protocol.HEADER] = spoken.header()
         return answer
 
-    async def answered(request: Request) -> Response:
+    def refusal(request: Request) -> SandkeepError | None:
         nonlocal refused
         server = protocol.parse(request.headers.get(protocol.HEADER))
         try:
@@ -46,34 +50,82 @@ def runner_app(
             if error.message != refused:  # it asks again and again
                 refused = error.message
                 log("server.refused", "error", error=error.message)
+            return error
+        return None
+
+    async def answered(request: Request) -> Response:
+        error = refusal(request)
+        if error is not None:
             return _failure(error)
         name = request.path_params["name"]
         try:
             codec = method(Runner, name)
             arguments = codec.decode_arguments(await request.json())
-        except (CodecError, ValueError) as error:
-            return JSONResponse({"error": {"code": "invalid_argument", "message": str(error)}})
+        except (CodecError, ValueError) as wrong:
+            return JSONResponse({"error": {"code": "invalid_argument", "message": str(wrong)}})
         try:
             result = await getattr(runner, name)(**arguments)
-        except SandkeepError as error:
-            return _failure(error)
+        except SandkeepError as failed:
+            return _failure(failed)
         return JSONResponse({"result": codec.encode_result(result)})
 
-    return Starlette(routes=[Route("/call/{name}", call, methods=["POST"]), Route("/watch", _Watch(runner))])
+    routes = [
+        Route("/call/{name}", call, methods=["POST"]),
+        Route("/stream/{name}", _Stream(runner, refusal), methods=["POST"]),
+        Route("/watch", _Watch(runner)),
+    ]
+    return Starlette(routes=routes)
 
 
 def _failure(error: SandkeepError) -> Response:
-    return JSONResponse(
-        {
-            "error": {
-                "code": error.code,
-                "message": error.message,
-                "hint": error.hint,
-                "retry_after": error.retry_after,
-                "details": error.details,
-            }
+    return JSONResponse(_told(error))
+
+
+def _told(error: SandkeepError) -> dict[str, Any]:
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "retry_after": error.retry_after,
+            "details": error.details,
         }
-    )
+    }
+
+
+class _Stream:
+    """An ASGI endpoint: the bytes of a method that gives them, as blocks. What they are read from is let go of at once when
+    the other side is gone."""
+
+    def __init__(self, runner: Runner, refusal: Callable[[Request], SandkeepError | None]) -> None:
+        self._runner = runner
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        refused = self._refusal(request)
+        if refused is not None:
+            await _failure(refused)(scope, receive, send)
+            return
+        name = request.path_params["name"]
+        try:
+            arguments = stream(Runner, name).decode_arguments(await request.json())
+        except (CodecError, ValueError) as error:
+            await _failure(InvalidArgument(str(error)))(scope, receive, send)
+            return
+        headers = [(b"content-type", b"application/octet-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+            last = blocks.END
+            try:
+                async with aclosing(getattr(self._runner, name)(**arguments)) as chunks:
+                    async for chunk in chunks:
+                        await send({"type": "http.response.body", "body": blocks.block(chunk), "more_body": True})
+            except SandkeepError as error:
+                last = blocks.error(json.dumps(_told(error)).encode())
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+            tasks.cancel_scope.cancel()
 
 
 class _Watch:

@@ -19,14 +19,17 @@ from sandkeep.sdk.requests import (
     fresh_key,
     fresh_tag,
     given,
+    point_of,
     quoted,
     seconds,
+    shaped,
     snapshot_ref,
     start_message,
 )
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:
+    from sandkeep.wire.browse import DiffView, RestoreView
     from sandkeep.wire.events import EventView
     from sandkeep.wire.sandboxes import (
         Commit,
@@ -373,6 +376,40 @@ class AsyncSandbox(SandboxFields):
         """
         body = given(snapshot=snapshot_ref(snapshot), kind=kind, keep_before=keep_before)
         self._know(await self._transport.call("POST", self._path + "/rollback", body=body))
+
+    async def diff(
+        self,
+        before: "str | SnapshotView | None",
+        after: "str | SnapshotView | None" = None,
+        *,
+        limit: int = 10_000,
+    ) -> "DiffView":
+        """What differs between two points in time: files, and packages of dpkg, pip and npm. Each point is a snapshot of this
+        sandbox (its name, id or view), NAME@SNAPSHOT of another, or None: as it is now. Nothing is started.
+
+        `limit`: of files; `counts` is of all. Raises NotFound, TooLarge.
+        """
+        return await self.client.diff(point_of(self.id, before), point_of(self.id, after), limit=limit)
+
+    async def restore(
+        self,
+        snapshot: "str | SnapshotView",
+        path: str,
+        *,
+        to: str | None = None,
+        snapshot_first: bool = False,
+        no_resume: bool = False,
+    ) -> "RestoreView":
+        """Put a file, a link or a folder of a snapshot back, with owners, modes and times: a file replaces what has its name, a
+        folder is filled up and keeps what else it has. `to`: another place; with a slash at the end, a folder for it.
+
+        Wakes a paused or stopped sandbox, unless `no_resume` (then Conflict). Raises NotFound, NoCapacity.
+        """
+        body = given(snapshot=snapshot_ref(snapshot), path=path, to=to)
+        body |= {"snapshot_first": snapshot_first, "no_resume": no_resume}
+        answer = await self._transport.call("POST", self._path + "/restore", body=body, timeout=NO_LIMIT)
+        view: RestoreView = shaped("browse.RestoreView", answer)
+        return view
 
     async def fork(
         self,

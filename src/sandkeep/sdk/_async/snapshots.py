@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sandkeep.sdk._async.browse import AsyncBrowse
 from sandkeep.sdk._async.lists import pages
 from sandkeep.sdk._async.transport import AsyncTransport
 from sandkeep.sdk.requests import fresh_key, given, quoted, shaped, snapshot_ref
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from sandkeep.wire.snapshots import SnapshotKind, SnapshotView
 
 
-class AsyncSnapshots:
-    """`sandbox.snapshots`. A snapshot is given by its name, its id or its view."""
+class AsyncSnapshots(AsyncBrowse):
+    """`sandbox.snapshots`. A snapshot is given by its name, its id or its view. What is in one: see AsyncBrowse."""
 
     def __init__(self, transport: AsyncTransport, sandbox_id: str) -> None:
-        self._transport = transport
+        super().__init__(transport, sandbox_id)
         self._sandbox = f"/v1/sandboxes/{sandbox_id}"
         self._path = self._sandbox + "/snapshots"
 

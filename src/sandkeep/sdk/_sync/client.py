@@ -15,10 +15,13 @@ from sandkeep.sdk.config import resolve
 from sandkeep.sdk.requests import given, quoted, shaped
 
 if TYPE_CHECKING:
+    from sandkeep.wire.browse import DiffView
     from sandkeep.wire.events import EventView
     from sandkeep.wire.keys import KeyCreated, KeyView
     from sandkeep.wire.platform import NodeView, RuntimeView, VersionView
     from sandkeep.wire.templates import TemplateView
+
+_DIFF_PATIENCE = 360.0
 
 
 class Client:
@@ -79,6 +82,14 @@ class Client:
         """What happened, oldest first, from after the given seq. `follow`: goes on with what happens from now on."""
         for item in feed(self.transport, "/v1/events", after, follow):
             yield shaped("events.EventView", item)
+
+    def diff(self, before: str, after: str, *, limit: int = 10_000) -> "DiffView":
+        """What differs between two points in time, each NAME@SNAPSHOT, the id of a snapshot, or NAME: as it is now. See
+        Sandbox.diff."""
+        query = {"before": before, "after": after, "limit": limit}
+        answer = self.transport.call("GET", "/v1/diff", query=query, again=True, timeout=_DIFF_PATIENCE)
+        view: DiffView = shaped("browse.DiffView", answer)
+        return view
 
 
 class Templates:

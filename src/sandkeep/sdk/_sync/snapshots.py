@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sandkeep.sdk._sync.browse import Browse
 from sandkeep.sdk._sync.lists import pages
 from sandkeep.sdk._sync.transport import Transport
 from sandkeep.sdk.requests import fresh_key, given, quoted, shaped, snapshot_ref
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from sandkeep.wire.snapshots import SnapshotKind, SnapshotView
 
 
-class Snapshots:
-    """`sandbox.snapshots`. A snapshot is given by its name, its id or its view."""
+class Snapshots(Browse):
+    """`sandbox.snapshots`. A snapshot is given by its name, its id or its view. What is in one: see Browse."""
 
     def __init__(self, transport: Transport, sandbox_id: str) -> None:
-        self._transport = transport
+        super().__init__(transport, sandbox_id)
         self._sandbox = f"/v1/sandboxes/{sandbox_id}"
         self._path = self._sandbox + "/snapshots"
 

@@ -15,13 +15,14 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from sandkeep.contracts.disks import DiskFacts, GenerationSizes, PoolContents, PoolSpace
+from sandkeep.contracts.disks import DiskFacts, GenerationSizes, PoolContents, PoolSpace, Touched
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound
 from sandkeep.drivers.disk import mounts
 from sandkeep.drivers.disk.btrfs import history, ioctl
 from sandkeep.drivers.disk.btrfs.groups import Groups, recorded
 from sandkeep.drivers.disk.btrfs.pool import Pool, PoolSettings
+from sandkeep.drivers.disk.btrfs.send import Sends
 from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, Survey, survey
 from sandkeep.drivers.disk.tree import tree_size
 
@@ -47,6 +48,7 @@ class BtrfsDisks:
         self.pool = Pool(settings)
         self._layout = Layout(self.pool.folder)
         self._groups = Groups(self.pool.folder)
+        self._sends = Sends()
         self._deletions = 0
         self._measuring = anyio.Lock()
 
@@ -135,6 +137,12 @@ class BtrfsDisks:
                 if await self._run(self._measure_step, sandbox_id, steps):
                     return measuring.result
                 await anyio.sleep(time.monotonic() - began)  # half of the time is everybody else's
+
+    def generation_path(self, sandbox_id: str, generation_id: str) -> Path:
+        return self._layout.generation_disk(sandbox_id, generation_id)
+
+    async def touched(self, before: tuple[str, str], after: tuple[str, str]) -> Touched | None:
+        return await self._run(self._touched, before, after)
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._layout.memory(sandbox_id, generation_id)
@@ -331,6 +339,15 @@ class BtrfsDisks:
                 return False
         return True
 
+    def _touched(self, before: tuple[str, str], after: tuple[str, str]) -> Touched | None:
+        """None for two that come from different templates: the file system would compare all of both, by inode number."""
+        for one in (before, after):
+            self._layout.check_generation(*one)
+        origins = {self._layout.facts(sandbox_id).template for sandbox_id, _ in (before, after)}
+        if before[0] != after[0] and (len(origins) > 1 or None in origins):
+            return None
+        return self._sends.touched(self._layout.generation_disk(*before), self._layout.generation_disk(*after))
+
     def _make_memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         with _source(f"disk of {sandbox_id}"):
             return self._layout.make_generation(sandbox_id, generation_id)
@@ -353,15 +370,16 @@ class BtrfsDisks:
         """A subvolume with all that a guest nested in it. Gone is fine."""
         if not _is_subvolume(path):
             return
-        subvolume = ioctl.subvolume_id(path)
-        nested = _depth_first(path, subvolume)
-        if nested:
-            if ioctl.is_readonly(path):
-                ioctl.set_readonly(path, False)
-            with self._groups.lifted(path.parent):
-                for one in nested:
-                    ioctl.destroy_subvolume(path.parent, one)
-        ioctl.destroy_subvolume(path.parent, subvolume)
+        with self._sends.given_up(path):
+            subvolume = ioctl.subvolume_id(path)
+            nested = _depth_first(path, subvolume)
+            if nested:
+                if ioctl.is_readonly(path):
+                    ioctl.set_readonly(path, False)
+                with self._groups.lifted(path.parent):
+                    for one in nested:
+                        ioctl.destroy_subvolume(path.parent, one)
+            ioctl.destroy_subvolume(path.parent, subvolume)
 
 
 def _check_limit(limit: int) -> None:

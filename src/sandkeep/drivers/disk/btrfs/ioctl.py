@@ -32,6 +32,7 @@ _SUBVOL_GETFLAGS = _request(_READ, 25, 8)
 _SUBVOL_SETFLAGS = _request(_WRITE, 26, 8)
 _DEV_INFO = _request(_WRITE | _READ, 30, 4096)
 _FS_INFO = _request(_READ, 31, 1024)
+_INO_PATHS = _request(_WRITE | _READ, 35, 56)
 _QUOTA_CTL = _request(_WRITE | _READ, 40, 16)
 _QGROUP_CREATE = _request(_WRITE, 42, 16)
 _QGROUP_LIMIT = _request(_READ, 43, 48)
@@ -201,6 +202,17 @@ def roots_of(where: Path, address: int) -> set[int]:
     _, _, count, missed = struct.unpack_from("=4I", room.raw)
     found = {struct.unpack_from("=3Q", room.raw, 16 + 8 * number)[2] for number in range(0, count, 3)}
     return found | {0} if missed else found
+
+
+def names_of_inode(folder: Path, inode: int) -> list[bytes]:
+    """Every path of a file in the subvolume that `folder` is the root of; those that fit into 64 KiB."""
+    size = 64 << 10
+    found = ctypes.create_string_buffer(size)  # struct btrfs_data_container
+    _call(folder, _INO_PATHS, bytearray(struct.pack("=QQ32xQ", inode, size, ctypes.addressof(found))))
+    (count,) = struct.unpack_from("=I", found, 8)
+    head, most = 16, (size - 16) // 8
+    offsets = struct.unpack_from(f"={min(count, most)}Q", found, head)
+    return [ctypes.string_at(ctypes.addressof(found) + head + offset) for offset in offsets if head + offset < size]
 
 
 def sync(where: Path) -> None:

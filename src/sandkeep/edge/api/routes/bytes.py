@@ -1,10 +1,11 @@
-"""The byte paths: the agent's services, files and trees, passed through by bare ASGI."""
+"""The byte paths: the agent's services, files and trees, passed through by bare ASGI; what is read out of a disk beside them."""
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from sandkeep.domain.errors import NotFound, SandkeepError
+from sandkeep.edge.api.routes.browse import browse_routes
 from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.passage import pass_through
 from sandkeep.edge.gate.problems import problem_response
@@ -59,4 +60,5 @@ def byte_routes(services: Services) -> list[Route]:
         Route(f"{prefix}/tree", _Passage(services, "tree"), methods=["GET", "PUT"]),
         Route(f"{prefix}/agent/{{service}}/{{method}}", _Passage(services, "agent"), methods=["POST"]),
         Route(f"{prefix}/agent/{{service}}", _Passage(services, "agent"), methods=["GET"]),
+        *browse_routes(services),
     ]
