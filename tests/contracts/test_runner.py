@@ -221,7 +221,7 @@ async def looked_at(case: Case) -> tuple[Point, Path]:
     (root / "large").write_bytes(b"x" * (3 << 20))
     Path(os.fsdecode(os.fsencode(root) + b"/\xff")).write_text("bytes")
     snapshot = SnapshotOnNode(new_id(IdKind.SNAPSHOT), sandbox, SnapshotKind.DISK, 1.0)
-    await case.runner.snapshot(case.operation(), sandbox, snapshot)
+    await case.runner.snapshot(case.operation(), sandbox, snapshot, False)
     return Point(sandbox, snapshot.id), root
 
 
