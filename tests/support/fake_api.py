@@ -141,6 +141,7 @@ class FakeApi:
             ("POST", box + "/snapshots", self._snapshot_create),
             ("GET", box + "/snapshots/{snapshot}", self._snapshot),
             ("DELETE", box + "/snapshots/{snapshot}", self._snapshot_delete),
+            ("GET", box + "/browse/list", self._browse),
             ("GET", box + "/timeline", self._timeline),
             ("PUT", box + "/timeline", self._timeline),
             ("POST", box + "/timeline/prune", self._prune),
@@ -315,6 +316,17 @@ class FakeApi:
         view = self.add_snapshot(box, **body)
         self.keys[key] = view["id"]
         return JSONResponse(view, 201)
+
+    async def _browse(self, request: Request) -> Response:
+        """Each disk has these two folders."""
+        folders = {"/": ["etc/", "file"], "/etc/": ["hostname", "hosts", "name:colon"]}
+        facts = {"size": 1, "mode": 0o644, "uid": 0, "gid": 0, "modified_at": None, "target": None, "name_base64": None}
+        return page(
+            [
+                {"name": name.rstrip("/"), "type": "directory" if name.endswith("/") else "file", **facts}
+                for name in folders.get(request.query_params["path"], [])
+            ]
+        )
 
     async def _snapshot(self, request: Request) -> Response:
         return JSONResponse(self.find_snapshot(self._box(request), request.path_params["snapshot"]))

@@ -50,6 +50,9 @@ for _ in range(400):
     deep = below
 """
 
+NODE_ALONE = pytest.mark.parametrize("runtime", ["runc", pytest.param("gvisor", marks=pytest.mark.long)])
+"""Where the runtime has next to no part in it."""
+
 
 def box(client: Client, runtime: str, **options: Any) -> Sandbox:
     return Sandbox.create(template="test", runtime=runtime, memory="192MiB", disk="512MiB", client=client, **options)  # type: ignore[arg-type]
@@ -189,6 +192,7 @@ def test_nothing_that_a_guest_made_leads_out(client: Client, instance: Instance,
     assert files_held(instance) == []
 
 
+@NODE_ALONE
 def test_a_huge_folder_comes_in_pages(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime)
     code = "import os\nos.mkdir('/many')\nfor number in range(5000): open(f'/many/{number}', 'w').close()"
@@ -218,6 +222,7 @@ def test_a_huge_folder_comes_in_pages(client: Client, instance: Instance, runtim
         assert http.get(f"/v1/sandboxes/{sandbox.id}/browse/files?path=/" + "x" * 65_000).status_code in (400, 414, 431)
 
 
+@NODE_ALONE
 @pytest.mark.parametrize("how", ["snapshot", "sandbox", "rollback"])
 def test_a_disk_that_goes_in_the_middle_of_a_read(client: Client, instance: Instance, runtime: str, how: str) -> None:
     """It goes at once, whoever reads it; the reader is told, and keeps nothing of it."""
@@ -241,6 +246,7 @@ def test_a_disk_that_goes_in_the_middle_of_a_read(client: Client, instance: Inst
     assert instance.fsck() == []
 
 
+@NODE_ALONE
 def test_a_reader_that_goes_away_holds_nothing(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime)
     shell(sandbox, "truncate -s 1T /endless")
@@ -324,7 +330,7 @@ def test_what_differs_is_told(client: Client, instance: Instance, runtime: str) 
     assert instance.fsck() == []
 
 
-@pytest.mark.parametrize("runtime", ["runc", pytest.param("gvisor", marks=pytest.mark.long)])
+@NODE_ALONE
 def test_a_crash_in_the_middle_of_a_comparison_leaves_nothing(client: Client, instance: Instance, runtime: str) -> None:
     """Each with the disk as it is now, which keeps this moment for so long."""
     sandbox = box(client, runtime)
@@ -358,6 +364,7 @@ def test_a_crash_in_the_middle_of_a_comparison_leaves_nothing(client: Client, in
     assert sandbox.diff("first").counts.changed >= 2000
 
 
+@NODE_ALONE
 def test_deletes_do_not_wait_for_comparisons(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime)
     inside(sandbox, "import os\nos.mkdir('/many')")
@@ -456,6 +463,7 @@ def test_files_are_put_back(client: Client, instance: Instance, runtime: str) ->
     assert "sandbox.files_restored" in {event.kind for event in client.events()}
 
 
+@NODE_ALONE
 def test_a_restore_into_a_full_disk_says_so(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime)
     shell(sandbox, "head -c 60M /dev/zero > /big && echo small > /small")

@@ -526,7 +526,12 @@ def test_points_are_completed(api: FakeApi, run: Run, monkeypatch: pytest.Monkey
         ("rollback demo@", ["demo@clean", "demo@setup", f"demo@{nameless}"]), ("rollback x@", []),
         ("snapshot delete dev@clean dev@s", ["dev@setup"]), ("snapshot show dev@", ["dev@clean", "dev@setup"]),
         ("fork dev", ["dev"]), ("fork dev@c", ["dev@clean"]), ("snapshot create de", ["dev", "demo"]),
-        ("timeline prune de", ["dev", "demo"]),
+        ("timeline prune de", ["dev", "demo"]), ("diff dev@c", ["dev@clean"]), ("diff dev@clean d", ["dev", "demo"]),
+        ("restore de", ["dev@", "demo@"]), ("restore dev", ["dev@clean", "dev@setup"]),
+        ("restore dev@clean:/", ["dev@clean:/etc/", "dev@clean:/file"]),
+        ("snapshot cat dev@clean:/e", [f"dev@clean:/etc/{name}" for name in ("hostname", "hosts", "name:colon")]),
+        ("snapshot cp dev@clean:/etc/hostn", ["dev@clean:/etc/hostname"]), ("snapshot ls dev:/f", ["dev:/file"]),
+        ("snapshot ls dev@cl", ["dev@clean:/etc/", "dev@clean:/file"]), ("snapshot cat dev@clean:/no/", []),
     ]:  # fmt: skip
         monkeypatch.setenv("COMP_WORDS", f"sandkeep {words}")
         monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
@@ -543,7 +548,9 @@ def test_bash_completes_points(api: FakeApi, run: Run, tmp_path: Path) -> None:
     for words, breaks, expected in [
         ("rollback dev @ cl", " @", "clean"), ("rollback dev @", " @", "clean"), ("rollback de", " @", "dev@clean"),
         ("rollback dev@cl", " ", "dev@clean"), ("snapshot delete dev @ x dev @", " @", "clean"),
-        ("rollba", " @", "rollback"),
+        ("rollba", " @", "rollback"), ("restore dev @ clean : /etc/hostn", " @:", "/etc/hostname"),
+        ("restore dev@clean : /etc/hostn", " :", "/etc/hostname"), ("restore dev @ clean:/fi", " @", "clean:/file"),
+        ("restore dev @ clean : /etc/name : c", " @:", "colon"),
     ]:  # fmt: skip
         call = f"""
             COMP_WORDBREAKS={shlex.quote(breaks)} COMP_WORDS=(sandkeep {words}) COMP_CWORD={len(words.split())}

@@ -1,5 +1,6 @@
 """NAME@SNAPSHOT on the command line: a point in time of a sandbox, parsed and completed; NAME@SNAPSHOT:/path: a file there."""
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -7,7 +8,10 @@ import click
 from sandkeep.cli.options import KnownName
 
 if TYPE_CHECKING:
-    from sandkeep.sdk import Client, Sandbox
+    from sandkeep.sdk import Client, Sandbox, Snapshots
+
+_MOST = 1000
+"""Names in a folder that are offered."""
 
 
 class Point(str):
@@ -85,7 +89,7 @@ class Place(Point):
 
 
 class PlaceName(PointName):
-    """`path`: it must have one. Its point is completed, its path is not."""
+    """`path`: it must have one."""
 
     name = "place"
 
@@ -100,3 +104,30 @@ class PlaceName(PointName):
             shape = f"{place.point}:/PATH"
             self.fail(f"{value!r} has no path that begins with a slash: write {shape}", param, ctx)
         return place
+
+    def known(self, client: "Client", incomplete: str) -> list[str]:
+        written, colon, path = incomplete.partition(":")
+        if not colon:
+            points = [point for point in POINT.known(client, incomplete) if point.startswith(incomplete)]
+            if len(points) != 1 or points[0].endswith("@"):
+                return points
+            written, path = points[0], "/"
+        from sandkeep.sdk import Sandbox
+
+        point = Point(written)
+        disk = Sandbox.get(point.sandbox, client=client).snapshots
+        found = self._paths(disk, point.snapshot or None, path)
+        if len(found) == 1 and found[0].endswith("/"):
+            # As of points: no space must come after a folder.
+            found = self._paths(disk, point.snapshot or None, found[0]) or found
+        return [f"{written}:{one}" for one in found]
+
+    @staticmethod
+    def _paths(disk: "Snapshots", snapshot: str | None, begun: str) -> list[str]:
+        folder = begun.rpartition("/")[0] + "/"
+        found = [
+            folder + one.name + ("/" if one.type == "directory" else "")
+            for one in islice(disk.iter_ls(snapshot, folder), _MOST)
+            if one.name.isprintable()
+        ]
+        return [path for path in found if path.startswith(begun)]

@@ -37,6 +37,8 @@ MOST_SHOWN = 100_000
 _LOOK_DEADLINE = 30.0
 _DIFF_DEADLINE = 300.0
 _LANE_DEADLINE = 60.0
+_COMPARED_AT_ONCE = 4
+"""Each takes a thread or two, and memory by what differs."""
 T = TypeVar("T")
 
 
@@ -45,6 +47,7 @@ class Browser:
         self._parts = parts
         self._lanes = lanes
         self.readings = Readings(parts.clock)
+        self._comparing = anyio.Semaphore(_COMPARED_AT_ONCE)
 
     async def list_folder(self, point: Point, path: str, after: str, limit: int) -> list[FileAt]:
         root, asked, past = self._root(point), name_of(path), name_of(after)
@@ -91,7 +94,7 @@ class Browser:
 
     async def diff(self, before: Point, after: Point, limit: int) -> Difference:
         packages = Packages()
-        async with AsyncExitStack() as moments:
+        async with self._comparing, AsyncExitStack() as moments:
             old, new = [await moments.enter_async_context(self._moment(point)) for point in (before, after)]
             touched = None
             if old.generation and new.generation:

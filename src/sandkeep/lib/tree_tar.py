@@ -92,15 +92,18 @@ class TreeTar(Iterator[bytes]):
 
     def _excluded(self, path: bytes, name: bytes) -> bool:
         return any(
-            fnmatch.fnmatch(os.fsdecode(path).removeprefix("./"), pattern)
-            or fnmatch.fnmatch(os.fsdecode(name), pattern)
+            fnmatch.fnmatch(os.fsdecode(path), pattern) or fnmatch.fnmatch(os.fsdecode(name), pattern)
             for pattern in self._exclude
         )
 
     def _entry(self, path: bytes, found: os.stat_result, folder: int, name: bytes, opened: int) -> Iterator[bytes]:
         """`opened`: a descriptor of a file or folder, which is closed here or when it has been walked."""
         if opened < 0:
-            target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(found.st_mode) else None
+            try:
+                target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(found.st_mode) else None
+            except OSError:  # it is something else by now
+                yield _left_out(path, "vanished")
+                return
             yield _header(path, found, tarfile.FIFOTYPE if target is None else tarfile.SYMTYPE, link=target)
             return
         kept = False
@@ -113,7 +116,7 @@ class TreeTar(Iterator[bytes]):
                         raise TooDeepError
                     yield _left_out(path, f"is deeper than {DEEPEST} folders")
                     return
-                self._stack.append((opened, path + b"/", iter(sorted(beneath.names(opened)))))
+                self._stack.append((opened, b"" if path == b"." else path + b"/", iter(sorted(beneath.names(opened)))))
                 kept = True
                 return
             key = found.st_dev, found.st_ino

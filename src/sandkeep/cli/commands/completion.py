@@ -5,20 +5,25 @@ from click.shell_completion import get_completion_class
 
 from sandkeep.cli.session import Session, pass_session
 
-# Not click's: bash takes words apart at @ (COMP_WORDBREAKS), so NAME@SNAPSHOT is put together again for the question, and
-# the answer leaves out what bash does not replace.
+# Not click's: bash takes words apart at @ and : (COMP_WORDBREAKS), so NAME@SNAPSHOT:/PATH is put together again for the
+# question, and the answer leaves out what bash does not replace.
 _BASH = """\
 %(complete_func)s() {
-    local IFS=$'\\n' words=() word at last response kind value
+    local IFS=$'\\n' words=() word at last mark cut= response kind value
     for ((at = 0; at <= COMP_CWORD; at++)); do
         word=${COMP_WORDS[at]}
-        if ((at > 0)) && [[ $word == @ || ( -n $word && ${COMP_WORDS[at - 1]} == @ ) ]]; then
+        if ((at > 0)) && [[ $word == [@:] || ( -n $word && ${COMP_WORDS[at - 1]} == [@:] ) ]]; then
             words[-1]+=$word
         else
             words+=("$word")
         fi
     done
     last=${words[-1]}
+    for mark in @ :; do
+        [[ $last == *$mark* && $COMP_WORDBREAKS == *$mark* ]] || continue
+        value=${last%%"${last##*$mark}"}
+        ((${#value} <= ${#cut})) || cut=$value
+    done
     response=$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) %(complete_var)s=bash_complete "$1")
     COMPREPLY=()
     while IFS=, read -r kind value; do
@@ -26,8 +31,7 @@ _BASH = """\
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
             plain)
-                [[ $last != *@* || $COMP_WORDBREAKS != *@* ]] || value=${value#"${last%%@*}@"}
-                COMPREPLY+=("$value")
+                COMPREPLY+=("${value#"$cut"}")
                 ;;
         esac
     done <<< "$response"
