@@ -52,13 +52,13 @@ class Sizes:
         return sorted(found, key=lambda one: (one.snapshot.created_at, one.id))
 
     def _asked(self, sandbox_id: str, kept: list[Kept]) -> list[tuple[str, str | None]]:
-        """Each generation once, but not the one that the sandbox is paused at: that stays whatever is deleted."""
+        """Each generation once, but not those that the sandbox itself needs: they stay whatever is deleted."""
         record = self._parts.records.sandboxes.get(sandbox_id)
-        paused = record.generation.id if record and record.generation else ""
+        own = {one.id for one in (record.generation, record.point) if one} if record else set()
         generation = {one.id: one.generation.id for one in kept}
         asked: dict[str, str | None] = {}
         for one in kept:
-            if one.generation.id != paused:
+            if one.generation.id not in own:
                 asked.setdefault(one.generation.id, generation.get(one.snapshot.parent or ""))
         return list(asked.items())
 
