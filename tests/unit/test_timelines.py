@@ -409,3 +409,35 @@ async def test_what_a_pause_shares_is_nobodys_to_give_back(local: LocalPlatform)
     assert first["snapshot"]["freed"] == memory, "its files are those of the disk, too"
     assert (second["snapshot"]["written"], second["snapshot"]["freed"]) == (None, 0)
     assert planned["total"] == memory
+
+
+async def test_one_that_is_turned_off_while_it_waits(local: LocalPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [await make(local, {"every": "1h"}) for _ in range(3)]
+    snapshot, free = local.disks.snapshot, anyio.Event()
+    begun: list[str] = []
+
+    async def slow(sandbox_id: str, generation_id: str) -> None:
+        begun.append(sandbox_id)
+        await free.wait()
+        await snapshot(sandbox_id, generation_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local.disks, "snapshot", slow)
+        local.clock.advance(HOUR + 1)
+        schedule = local.services.reconciler._schedule
+        with anyio.fail_after(15):
+            while len(begun) < 2 or len(schedule._under_way) < 3:
+                await anyio.sleep(0.01)
+            (waiting,) = set(made) - set(begun)
+            answer = await local.http.put(f"/v1/sandboxes/{waiting}/timeline", json={})
+            assert answer.status_code == 200
+            while waiting in schedule._timers:
+                local.clock.advance(1)
+                await anyio.sleep(0.01)
+        free.set()
+    for one in begun:
+        await have(local, one, "schedule")
+    assert await snapshots(local, waiting) == []
+    write(local, begun[0])
+    await later(local, HOUR)
+    assert await causes(local, begun[0]) == ["schedule", "schedule"]

@@ -148,7 +148,9 @@ class Schedule:
         return self._clock.monotonic() >= timer.ends
 
     async def _make(self, sandbox: Sandbox) -> None:
-        timer = self._timers[sandbox.id]
+        timer = self._timers.get(sandbox.id)
+        if timer is None:  # its timeline was turned off while this waited
+            return
         try:
             if not await self._with_memory(sandbox) and await self._runner.changed(sandbox.id):
                 await self._snapshots.create(sandbox.project_id, sandbox.id, reason="on schedule", cause=Cause.SCHEDULE)
