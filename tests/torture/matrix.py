@@ -44,6 +44,7 @@ class Scenario:
     kept_after: bool = True
     runtimes: tuple[str, ...] = RUNTIMES
     persistence: str | None = None
+    commit: str | None = None
     of_template: bool = False
     halfway: str = ""
 
@@ -121,6 +122,31 @@ def set_timeline(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).timeline.set(every="1h", keep_last=3)
 
 
+def commit(sandbox: Sandbox) -> None:
+    sandbox.commit("point")
+
+
+def commit_and_stop(sandbox: Sandbox) -> None:
+    commit(sandbox)
+    sandbox.stop()
+
+
+def begin_again(sandbox: Sandbox) -> None:
+    sandbox.stop()
+    sandbox.start()
+
+
+def fork(kind: str) -> Callable[[Sandbox], None]:
+    def prepare(sandbox: Sandbox) -> None:
+        sandbox.fork(name="forked", kind=kind)  # type: ignore[arg-type]
+
+    return prepare
+
+
+def promote(client: Client, sandbox: Sandbox) -> None:
+    Sandbox.get("forked", client=client).promote(sandbox.id)
+
+
 def nothing(_client: Client, _sandbox: Sandbox) -> None:
     raise AssertionError("a creation has no sandbox to act on")
 
@@ -162,6 +188,26 @@ SCENARIOS = (
     Scenario(
         "snapshot-held", by("snapshot", name="kept", kind="full"), "paused-memory", "paused-memory", pause("memory"),
         runtimes=GVISOR,
+    ),
+    Scenario("create-session", nothing, ABSENT, "running", kept_after=False, persistence="snapshot"),
+    Scenario(
+        "session-start", by("start"), "stopped", "running", commit_and_stop, kept_before=False, kept_after=False,
+        persistence="snapshot", commit="manual",
+    ),
+    Scenario(
+        "session-stop", by("stop"), "running", "stopped", commit, kept_after=False, persistence="snapshot", commit="manual",
+    ),
+    Scenario(
+        "session-commits", by("stop"), "running", "stopped", begin_again, kept_before=False, kept_after=False,
+        persistence="snapshot", commit="on-stop",
+    ),
+    Scenario("diff-now", by("diff", before="kept"), "running", "running", keep),
+    Scenario(
+        "promote", promote, "running", "running", fork("disk"), kept_before=False, kept_after=False, halfway="stopped",
+        runtimes=("runc",),
+    ),
+    Scenario(
+        "promote-full", promote, "running", "running", fork("full"), halfway="paused-disk", runtimes=GVISOR,
     ),
     Scenario("snapshot-delete", delete_snapshot, "running", "running", keep),
     Scenario(

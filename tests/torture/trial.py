@@ -56,11 +56,10 @@ class Operation:
     _thread: threading.Thread | None = field(default=None, repr=False)
 
     def prepare(self) -> None:
-        options = {"persistence": self.scenario.persistence} if self.scenario.persistence else {}
         self.note = f"note-{time.monotonic_ns()}"
-        if self.scenario.name == "create":
+        if self._creates:
             return
-        self.sandbox = self.stand.create(self.runtime, **options)
+        self.sandbox = self.stand.create(self.runtime, **self._options)
         if not self.scenario.of_template:
             assert self.sandbox.exec(f"echo {self.note} > /home/user/note; sync").exit_code == 0
             process = self.sandbox.start_process(["sleep", "100000"])
@@ -68,6 +67,15 @@ class Operation:
             self.witness = process.pid or 0
         self.scenario.prepare(self.sandbox)
         self.sandbox.refresh()
+
+    @property
+    def _creates(self) -> bool:
+        return self.scenario.name.startswith("create")
+
+    @property
+    def _options(self) -> dict[str, str]:
+        asked = {"persistence": self.scenario.persistence, "commit": self.scenario.commit}
+        return {name: value for name, value in asked.items() if value}
 
     def begin(self) -> None:
         self._thread = threading.Thread(target=self._request, daemon=True)
@@ -77,7 +85,7 @@ class Operation:
         client = self.stand.client if self.patient else self.stand.hasty
         try:
             if self.sandbox is None:
-                self.made = self.stand.create(self.runtime, client=client, name="tortured").id
+                self.made = self.stand.create(self.runtime, client=client, name="tortured", **self._options).id
             else:
                 self.scenario.act(client, self.sandbox)
         except BaseException as error:
@@ -171,7 +179,7 @@ class Operation:
         except SandkeepError as error:
             raise Failed("lost", f"it cannot be entered: {error.code}: {error}") from error
         lines = found.split()
-        if self.scenario.name != "create" and self.note not in lines:
+        if not self._creates and self.note not in lines:
             raise Failed("lost", f"its disk says {found!r}")
         if self.scenario.name.startswith("exec") and self.acknowledged and "told" not in lines:
             raise Failed("lost", "a command was acknowledged, and what it wrote is gone")

@@ -21,6 +21,8 @@ var (
 
 const hostsMark = "# sandkeep"
 
+var hostKey = regexp.MustCompile(`^ssh_host_[a-z0-9]+_key(\.pub)?$`)
+
 var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
 
 // setHostname tells the kernel and the two files that programs ask.
@@ -78,7 +80,10 @@ func placeMachineID() error {
 func placeNewMachineID() error {
 	var id [16]byte
 	_, _ = rand.Read(id[:])
-	content := []byte(hex.EncodeToString(id[:]) + "\n")
+	return placeMachineIDs([]byte(hex.EncodeToString(id[:]) + "\n"))
+}
+
+func placeMachineIDs(content []byte) error {
 	// D-Bus keeps a copy where it is no link.
 	if _, err := readPlain(filepath.Join(state, "dbus/machine-id")); err == nil {
 		if err := place(filepath.Join(state, "dbus/machine-id"), content, 0o444); err != nil {
@@ -104,6 +109,45 @@ func becomeAnother(makeHostKeys func() error) error {
 		}
 	}
 	return makeHostKeys()
+}
+
+// identity is what a sandbox is known by, as its disk had it: contents by name, of machine-id and of SSH host keys.
+type identity map[string][]byte
+
+// becomeItself puts the sandbox's own identity on a disk that came from another one's.
+func becomeItself(own identity) error {
+	id := own["machine-id"]
+	if len(id) == 0 {
+		if err := placeNewMachineID(); err != nil {
+			return err
+		}
+	} else if err := placeMachineIDs(id); err != nil {
+		return err
+	}
+	keys, err := filepath.Glob(filepath.Join(etc, "ssh/ssh_host_*_key*"))
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if _, stays := own[filepath.Base(key)]; !stays {
+			if err := remove(key); err != nil {
+				return err
+			}
+		}
+	}
+	for name, content := range own {
+		if !hostKey.MatchString(name) {
+			continue
+		}
+		mode := os.FileMode(0o600)
+		if strings.HasSuffix(name, ".pub") {
+			mode = 0o644
+		}
+		if err := place(filepath.Join(etc, "ssh", name), content, mode); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func placeResolvers(servers []string) error {

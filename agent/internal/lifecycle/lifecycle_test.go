@@ -142,6 +142,30 @@ func TestBecomingAnotherReplacesHostKeys(t *testing.T) {
 	}
 }
 
+func TestBecomingItselfAgain(t *testing.T) {
+	elsewhere(t)
+	for _, name := range []string{"machine-id", "ssh/ssh_host_rsa_key", "ssh/ssh_host_ed25519_key", "ssh/sshd_config"} {
+		if err := place(filepath.Join(etc, name), []byte("of the fork\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own := identity{"machine-id": []byte("mine\n"), "ssh_host_ed25519_key": []byte("key\n"), "ssh_host_ed25519_key.pub": []byte("pub\n"), "../../evil": []byte("x")}
+	if err := becomeItself(own); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"machine-id": "mine\n", "ssh/ssh_host_ed25519_key": "key\n", "ssh/ssh_host_ed25519_key.pub": "pub\n", "ssh/sshd_config": "of the fork\n"} {
+		if got := text(t, filepath.Join(etc, name)); got != want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(etc, "ssh/*")); len(left) != 3 {
+		t.Error(left)
+	}
+	if err := becomeItself(identity{}); err != nil || len(text(t, filepath.Join(etc, "machine-id"))) != 33 {
+		t.Error(err)
+	}
+}
+
 func TestMoment(t *testing.T) {
 	want := time.Unix(1767323045, 500_000_000)
 	for _, raw := range []string{`"2026-01-02T03:04:05.5Z"`, `1767323045.5`, `"1767323045.5"`} {

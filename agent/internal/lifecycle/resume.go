@@ -22,8 +22,11 @@ type resumeRequest struct {
 
 // becoming is sent to a memory that is a copy of another sandbox's.
 type becoming struct {
-	SandboxID   string `json:"sandboxId"`
-	AccessToken string `json:"accessToken"`
+	SandboxID   string            `json:"sandboxId"`
+	AccessToken string            `json:"accessToken"`
+	EnvVars     map[string]string `json:"envVars"`
+	// Identity: of the sandbox that this memory becomes; without it, a new one is made.
+	Identity identity `json:"identity"`
 }
 
 type resumeResponse struct {
@@ -84,17 +87,25 @@ func (s *Service) resume(w http.ResponseWriter, r *http.Request) {
 
 // become makes of a copy a sandbox of its own. All of it is done, or the call fails and the copy is thrown away.
 func (s *Service) become(in *becoming) error {
-	if err := becomeAnother(func() error { return makeHostKeys(s.Table.Reaper) }); err != nil {
+	if err := s.identify(in.Identity); err != nil {
 		return err
 	}
 	next := *s.Settings.Get()
 	next.SandboxID = in.SandboxID
-	next.EnvVars = withID(next.EnvVars, in.SandboxID)
+	next.EnvVars = withID(in.EnvVars, in.SandboxID)
 	s.Settings.Set(&next)
 	if err := placeSandboxID(in.SandboxID); err != nil {
 		return err
 	}
 	return s.Gate.SetToken(in.AccessToken)
+}
+
+// identify gives a disk that came from another sandbox's its own identity, or a new one.
+func (s *Service) identify(own identity) error {
+	if own != nil {
+		return becomeItself(own)
+	}
+	return becomeAnother(func() error { return makeHostKeys(s.Table.Reaper) })
 }
 
 func withID(env map[string]string, id string) map[string]string {

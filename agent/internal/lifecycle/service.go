@@ -58,6 +58,7 @@ type initRequest struct {
 	OOMGuard         *bool              `json:"oomGuard"`
 	NewIdentity      bool               `json:"newIdentity"`
 	Generation       string             `json:"generation"`
+	Identity         identity           `json:"identity"`
 }
 
 type initResponse struct {
@@ -102,7 +103,7 @@ func (s *Service) init(w http.ResponseWriter, r *http.Request) {
 		in.Timestamp.Time = in.Timestamp.Add(time.Since(arrived)) // waiting for our turn is not skew
 	}
 	if in.NewIdentity {
-		if err := becomeAnother(func() error { return makeHostKeys(s.Table.Reaper) }); err != nil {
+		if err := s.identify(in.Identity); err != nil {
 			gate.WriteError(w, http.StatusInternalServerError, "identity: "+err.Error())
 			return
 		}

@@ -23,6 +23,7 @@ from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
+from sandkeep.control.promotion import Promotion
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reach import Reach
 from sandkeep.control.reconciler import Reconciler
@@ -123,6 +124,7 @@ async def make_services(
     await keys.load()
     snapshots = Snapshots(events, sandboxes, runner, guest, clock)
     timelines = Timelines(events, sandboxes, snapshots, runner, clock)
+    forks = Forks(events, sandboxes, snapshots)
     nodes = Nodes(events, runner, installation)
     reconciler = Reconciler(
         events, sandboxes, templates, snapshots, timelines, nodes, runner, clock, installation, kept or Kept()
@@ -136,7 +138,8 @@ async def make_services(
         templates=templates,
         snapshots=snapshots,
         timelines=timelines,
-        forks=Forks(events, sandboxes, snapshots),
+        forks=forks,
+        promotion=Promotion(events, sandboxes, snapshots, forks),
         browse=Browse(events, sandboxes, snapshots, reach, runner, guest),
         events=events,
         reconciler=reconciler,

@@ -18,6 +18,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Back in time": {
         "snapshot": ("snapshot:snapshot", "Make, list, show, read and delete snapshots."),
         "rollback": ("rollback:rollback", "Go back to a snapshot."),
+        "promote": ("promote:promote", "Make a fork's state its parent's."),
         "commit": ("commit:commit", "Let its next sessions start from now."),
         "diff": ("diff:diff", "Show what differs between two points in time."),
         "restore": ("restore:restore", "Put a file or folder of a snapshot back."),

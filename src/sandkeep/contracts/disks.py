@@ -167,6 +167,13 @@ class Disks(Protocol):
         """Raises NotFound when `restore` would."""
         ...
 
+    async def copy_generation(
+        self, sandbox_id: str, generation_id: str, source_id: str, source_generation_id: str
+    ) -> None:
+        """A generation of another sandbox becomes one of this one's, too, with its memory files. Either may be dropped
+        afterwards."""
+        ...
+
     async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
         """Whether its disk is a clone of this generation of the owner's, by what the pool itself knows. None: it cannot tell."""
         ...

@@ -30,6 +30,8 @@ class GuestInit:
     new_identity: bool = False
     """The disk is a copy of another sandbox's: what must not be twice in the world is made anew, and the sandbox's own hooks
     have run, or the call fails."""
+    identity: Mapping[str, bytes] | None = field(default=None, repr=False)
+    """With `new_identity`: what it had before, in the place of anew (the disk comes back to the sandbox whose it is)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Becoming:
+    """env: of the sandbox that it becomes; identity: files by name (machine-id, SSH host keys) that this had before; None: they
+    are made anew."""
+
     sandbox_id: str
     credential: str = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
+    identity: Mapping[str, bytes] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

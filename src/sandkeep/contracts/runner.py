@@ -142,6 +142,18 @@ class Runner(Protocol):
         connections are reset; raises PauseFailed when it cannot be saved, and Conflict, Unsupported when there is none."""
         ...
 
+    async def adopt_snapshot(
+        self,
+        operation: OperationRef,
+        sandbox_id: str,
+        snapshot: SnapshotOnNode,
+        source_id: str,
+        source_snapshot_id: str,
+    ) -> SnapshotOnNode:
+        """A snapshot of another sandbox becomes one of this one, too: a rollback to it keeps this one's identity. Durable. Raises
+        NotFound."""
+        ...
+
     async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
         """Snapshots that were made after it stay whole. Deleting what is gone is no error."""
         ...

@@ -51,7 +51,7 @@ class Forks:
         spec = replace(source.spec, labels=labels)
         once = key and f"fork/{hashlib.sha256(key.encode()).hexdigest()}"
         if snapshot is None:
-            origin = await self._keep(source, kind, once)
+            origin = await self.keep(source, kind, once, "for a fork")
         else:
             origin = await self._snapshots.get(project_id, source.id, snapshot)
         memory = origin.kind is SnapshotKind.FULL and kind is not SnapshotKind.DISK
@@ -106,9 +106,9 @@ class Forks:
         asked = json.dumps([name, asdict(spec), origin.id], sort_keys=True)
         return await self._sandboxes.create(project_id, name, spec, key, caller, fork=Fork(origin.id, False, asked))
 
-    async def _keep(self, source: Sandbox, kind: SnapshotKind | None, key: str | None) -> Snapshot:
-        """The moment that they are to go on from."""
-        why: dict[str, Any] = {"reason": "for a fork", "cause": Cause.FORK, "key": key}
+    async def keep(self, source: Sandbox, kind: SnapshotKind | None, key: str | None, reason: str) -> Snapshot:
+        """The moment that others are to go on from, with memory if there is some and the runtime can."""
+        why: dict[str, Any] = {"reason": reason, "cause": Cause.FORK, "key": key}
         if kind is None and source.status.phase not in (Phase.STOPPED, Phase.FAILED):
             with suppress(Unsupported):
                 full = SnapshotKind.FULL

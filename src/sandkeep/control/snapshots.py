@@ -87,9 +87,10 @@ class Snapshots:
         cause: Cause = Cause.ASKED,
         key: str | None = None,
         commit: bool = False,
+        of: Snapshot | None = None,
     ) -> Snapshot:
         """Of a sandbox in any settled phase; what runs runs on. `key`: the idempotency key; `commit`: the next sessions of it
-        start from there."""
+        start from there; `of`: another sandbox's, which becomes one of this one, too."""
         check(name, tags)
         fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags, commit]).encode()).hexdigest()
         async with self._turn(project_id, reference) as sandbox:
@@ -119,11 +120,15 @@ class Snapshots:
                         ledger.transaction, project_id, key, fingerprint, snapshot.id, snapshot.created_at
                     )
                 intent, operation = await self._sandboxes.intend(ledger, sandbox)
-            if kind is SnapshotKind.FULL and sandbox.status.phase is Phase.RUNNING:
+            if kind is SnapshotKind.FULL and sandbox.status.phase is Phase.RUNNING and of is None:
                 with suppress(SandkeepError):  # a save resets its connections: better now than in the middle of a call
                     await self._guest.hang_up((await self._runner.endpoint(sandbox.id)).address)
             try:
-                made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot), commit)
+                if of is not None:
+                    from_there = of.sandbox_id, of.id
+                    made = await self._runner.adopt_snapshot(operation, sandbox.id, _as_on_node(snapshot), *from_there)
+                else:
+                    made = await self._runner.snapshot(operation, sandbox.id, _as_on_node(snapshot), commit)
             except Unavailable:
                 raise  # the node is away: it is settled when that is back
             except NotFound:
@@ -192,7 +197,7 @@ class Snapshots:
         if kind is SnapshotKind.FULL and not memory:
             raise Conflict(f"the snapshot {called} has no memory", hint="leave out the kind", field="kind")
         if keep_before:
-            await self._keep_before(sandbox, memory, f"before the rollback to {called}")
+            await self.keep_before(sandbox, memory, f"before the rollback to {called}", Cause.ROLLBACK)
 
         async def act(sandbox: Sandbox, operation: OperationRef) -> Observed:
             self._sandboxes.endpoints.forget(sandbox.id)
@@ -211,15 +216,15 @@ class Snapshots:
             act,
         )
 
-    async def _keep_before(self, sandbox: Sandbox, memory: bool, reason: str) -> Snapshot:
+    async def keep_before(self, sandbox: Sandbox, memory: bool, reason: str, cause: Cause) -> Snapshot:
         """`memory`: too, if there is some that can be kept; the disk in any case."""
         if memory and sandbox.status.phase in (Phase.RUNNING, Phase.PAUSED):
             try:
                 full = SnapshotKind.FULL
-                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, cause=Cause.ROLLBACK)
+                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, cause=cause)
             except (PauseFailed, Unsupported, NoCapacity) as error:
                 reason += f" (without its memory: {error.message})"
-        return await self.create(sandbox.project_id, sandbox.id, reason=reason, cause=Cause.ROLLBACK)
+        return await self.create(sandbox.project_id, sandbox.id, reason=reason, cause=cause)
 
     # -- the frame around a change
 

@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     SANDBOX_CRASH_LOOP = "sandbox.crash_loop"
     SANDBOX_ROLLED_BACK = "sandbox.rolled_back"
     SANDBOX_FORKED = "sandbox.forked"
+    SANDBOX_PROMOTED = "sandbox.promoted"
     SANDBOX_FILES_RESTORED = "sandbox.files_restored"
     SANDBOX_DELETING = "sandbox.deleting"
     SANDBOX_DELETED = "sandbox.deleted"
@@ -65,6 +66,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_RESTARTED: "After its machine had ended by itself, it runs again from its disk.",
     EventKind.SANDBOX_CRASH_LOOP: "It failed five times in a row; it is tried again ever more rarely.",
     EventKind.SANDBOX_ROLLED_BACK: "It is back at one of its snapshots; the reason names it.",
+    EventKind.SANDBOX_PROMOTED: "The state of `fork` became its own; `snapshot` keeps that moment.",
     EventKind.SANDBOX_FORKED: "Others were made from one of its snapshots; `forks` are their ids.",
     EventKind.SANDBOX_FILES_RESTORED: "A file or folder is as it was at a snapshot; `path` says which.",
     EventKind.SANDBOX_DELETING: "A delete has begun.",

@@ -62,7 +62,13 @@ def check_fits(parts: Parts, record: Record, kept: Generation) -> MemoryImage:
 
 
 async def resume_from_disk(
-    parts: Parts, record: Record, entry: Entry, undos: Undos, *, event: str = "resume", verified: bool = False
+    parts: Parts,
+    record: Record,
+    entry: Entry,
+    undos: Undos,
+    *,
+    event: str = "resume",
+    verified: bool = False,
 ) -> Record:
     """A fresh clone of the generation goes on running; the generation is untouched until the caller drops it. `verified`: a
     moment ago."""
@@ -78,8 +84,9 @@ async def resume_from_disk(
             side.start_soon(verify, folder, kept)
         side.start_soon(parts.disks.restore, record.id, kept.id)
         attachment = await machine.connect(parts, record, entry, undos, blocked=True)
-    resumed = await machine.restore(parts, record, folder, image, entry, undos, event=event)
+    foreign = parts.records.token_in(kept.id)
+    resumed = await machine.restore(parts, record, folder, image, entry, undos, event=event, credential=foreign)
     record = await receipts.check(parts, record, receipts.Came(event, record.id, kept.id, resumed))
     entry.step("network.unblock")
     await parts.networks.unblock(attachment)
-    return replace(record, phase=Phase.RUNNING, hold=None, reason="resumed from disk")
+    return replace(record, phase=Phase.RUNNING, hold=None, owed=None, reason="resumed from disk")

@@ -64,7 +64,13 @@ def check_possible(parts: Parts, sandbox: SandboxOnNode) -> None:
         raise NotFound(f"template {spec.template_name} is not on this node", hint="sandkeep template list")
 
 
-async def start(parts: Parts, record: Record, entry: Entry, undos: Undos, came: receipts.Came | None = None) -> Record:
+async def start(
+    parts: Parts,
+    record: Record,
+    entry: Entry,
+    undos: Undos,
+    came: receipts.Came | None = None,
+) -> Record:
     """A new machine on the disk that was kept. `came`: it is another moment's, and is checked before it is let into the
     world."""
     record = machine.next_machine(parts, record, undos)

@@ -53,7 +53,7 @@ async def boot(parts: Parts, record: Record, entry: Entry, undos: Undos, *, new_
     if any(condition.kind is ConditionKind.OUT_OF_MEMORY for condition in ready.conditions):
         ready = ready.with_condition(ConditionKind.OUT_OF_MEMORY, False, "another machine was started", now)
     ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
-    return replace(ready, phase=Phase.RUNNING, hold=None, exited=0)
+    return replace(ready, phase=Phase.RUNNING, hold=None, exited=0, owed=None)
 
 
 async def restore(
@@ -68,7 +68,8 @@ async def restore(
     credential: str | None = None,
 ) -> Resumed:
     """Network and disk are there: it goes on from the image, and its agent has told it what changed when this returns.
-    `credential`: of the sandbox whose memory this is a copy of; it then takes an identity of its own."""
+    `credential`: of the sandbox whose memory this is a copy of; it then takes an identity of its own, anew or the one
+    that it is owed."""
     runtime = parts.runtime(record.spec.runtime)
     plan = parts.plan(record)
     entry.step("memory.restore", machine=plan.id)
@@ -77,7 +78,8 @@ async def restore(
     endpoint = parts.endpoint(record)
     become = None
     if credential is not None:
-        become = Becoming(record.id, endpoint.credential)
+        env = {**parts.settings.proxy_env, **record.spec.env}
+        become = Becoming(record.id, endpoint.credential, env, record.owed_identity)
         endpoint = replace(endpoint, credential=credential)
     values = GuestResume(hostname(record), plan.id, event, become)
     async with while_alive(runtime, plan.id):
@@ -117,7 +119,8 @@ async def introduce(parts: Parts, record: Record, *, new_identity: bool = False)
             oom_guard=record.spec.runtime is RuntimeKind.GVISOR,
             ca_bundle=parts.settings.ca_bundle,
             generation=record.machine or "",
-            new_identity=new_identity,
+            new_identity=new_identity or record.owed is not None,
+            identity=record.owed_identity,
         ),
     )
 

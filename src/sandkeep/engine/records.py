@@ -5,6 +5,7 @@ itself, so that damage is noticed. The folder is root:0700, since records hold t
 sandbox's environment.
 """
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -67,7 +68,8 @@ class Record:
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
     another followed), `rescue` the bytes of disk above its limit that it has for now, `agent` the folder of the agent that
     its machine or generation goes on with, `head` the snapshot that its disk came from last.
-    `point`: where each session of persistence=snapshot starts. `receipt`: what was checked when it last came back.
+    `point`: where each session of persistence=snapshot starts. `receipt`: what was checked when it last came back. `owed`: the
+    identity (contents in base64 by name) that its disk had before it became another sandbox's, until it is on it again.
     `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
@@ -88,11 +90,16 @@ class Record:
     head: str = ""
     point: Generation | None = None
     receipt: Receipt | None = None
+    owed: dict[str, str] | None = field(default=None, repr=False)
 
     @property
     def disk_limit(self) -> int:
         """Bytes: what its disk and generations may hold now."""
         return self.spec.limits.disk + self.rescue
+
+    @property
+    def owed_identity(self) -> dict[str, bytes] | None:
+        return None if self.owed is None else {name: base64.b64decode(text) for name, text in self.owed.items()}
 
     @property
     def id(self) -> str:
@@ -120,11 +127,13 @@ class Record:
 @dataclass(frozen=True)
 class Kept:
     """A snapshot, and the generation of its sandbox that holds it. agent: the folder of the agent that its memory goes on
-    with."""
+    with; origin: the sandbox that it was taken of, if that is another; token: what opens the agent in that memory then."""
 
     snapshot: SnapshotOnNode
     generation: Generation
     agent: str = ""
+    origin: str = ""
+    token: str = field(default="", repr=False)
 
     @property
     def id(self) -> str:
@@ -181,6 +190,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         head=data.get("head", ""),
         point=Generation(**data["point"]) if data.get("point") else None,
         receipt=receipt_from(data.get("receipt")),
+        owed=data.get("owed"),
     )
 
 
@@ -188,7 +198,13 @@ def _kept_from_json(data: dict[str, Any]) -> Kept:
     snapshot = data["snapshot"]
     shown = {**snapshot, "kind": SnapshotKind(snapshot["kind"]), "tags": tuple(snapshot["tags"])}
     shown["cause"] = Cause(snapshot.get("cause", Cause.ASKED))
-    return Kept(SnapshotOnNode(**shown), Generation(**data["generation"]), data.get("agent", ""))
+    return Kept(
+        SnapshotOnNode(**shown),
+        Generation(**data["generation"]),
+        data.get("agent", ""),
+        data.get("origin", ""),
+        data.get("token", ""),
+    )
 
 
 def _checksum(data: dict[str, Any]) -> str:
@@ -360,6 +376,11 @@ class Records:
         generations = [r.generation for r in records if r.id != but] + [r.point for r in records]
         generations += [kept.generation for kept in self.snapshots.values()]
         return any(one is not None and one.id == generation_id for one in generations)
+
+    def token_in(self, generation_id: str) -> str | None:
+        """What opens the agent in this memory, if it was saved of another sandbox than the one that it is now of."""
+        found = (kept for kept in self.snapshots.values() if kept.generation.id == generation_id and kept.origin)
+        return next((kept.token for kept in found if kept.origin != kept.snapshot.sandbox_id), None)
 
     def save_snapshot(self, kept: Kept) -> None:
         with writing("the record"):

@@ -32,6 +32,7 @@ async def rewind(parts: Parts, record: Record, entry: Entry) -> Record:
     if record.point is not None:
         entry.step("disk.restore", generation=record.point.id)
         await parts.disks.restore(record.id, record.point.id)
+        record = replace(record, head=_head(parts, record.point))
     return record
 
 
@@ -46,7 +47,12 @@ async def close(parts: Parts, record: Record, entry: Entry | None = None) -> Rec
         entry.step("disk.restore", generation=record.point.id)
     await parts.disks.restore(record.id, record.point.id)
     await parts.disks.sync()
-    return record
+    return replace(record, head=_head(parts, record.point))
+
+
+def _head(parts: Parts, point: Generation) -> str:
+    """The snapshot that the point was committed as, if it still is one."""
+    return next((kept.id for kept in parts.records.snapshots.values() if kept.generation.id == point.id), "")
 
 
 async def _keep(parts: Parts, record: Record, entry: Entry | None) -> Generation:

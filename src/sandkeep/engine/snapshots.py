@@ -12,7 +12,7 @@ from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import OperationRef, SandboxOnNode, SnapshotOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
 from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.engine import hibernation, lifecycle, machine, receipts, sessions
+from sandkeep.engine import hibernation, identity, lifecycle, machine, receipts, sessions
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Generation, Kept, Record
@@ -49,6 +49,25 @@ async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entr
     made = replace(wanted, held=held, parent=record.head or None)
     parts.records.save_snapshot(Kept(made, generation, record.agent))
     return after
+
+
+async def adopt(
+    parts: Parts, record: Record, wanted: SnapshotOnNode, source: Record, of: Kept, entry: Entry, undos: Undos
+) -> Record:
+    """A snapshot of another sandbox becomes one of this one, too."""
+    if wanted.id in parts.records.snapshots:
+        return record
+    generation = replace(of.generation, id=new_id(IdKind.GENERATION))
+    entry.step("generation.copy", generation=generation.id)
+    undos.push("generation", lambda: parts.disks.drop_generation(record.id, generation.id))
+    await parts.disks.copy_generation(record.id, generation.id, source.id, of.generation.id)
+    entry.step("disk.sync")
+    await parts.disks.sync()
+    entry.step("snapshot.record")
+    made = replace(wanted, held=of.snapshot.held, parent=record.head or None)
+    origin, token = of.origin or source.id, of.token or source.token
+    parts.records.save_snapshot(Kept(made, generation, of.agent, origin, token if generation.files else ""))
+    return record
 
 
 async def _of_disk(parts: Parts, record: Record, entry: Entry, undos: Undos) -> tuple[Generation, float]:
@@ -140,6 +159,8 @@ async def rollback(parts: Parts, record: Record, kept: Kept, memory: bool, entry
     await parts.disks.check_generation(record.id, kept.generation.id)  # while it still runs
     if memory:
         await _check_memory(parts, record, kept)
+    if identity.is_anothers(record, kept) and record.owed is None:
+        record = parts.records.save(replace(record, owed=await identity.of_disk(parts, record)))
     with parts.promised(record) if again else nullcontext():
         entry.step("machine.end")
         record = await machine.end(parts, record)
@@ -198,7 +219,7 @@ async def fork_memory(
     async with together() as side:
         side.start_soon(parts.disks.sync)
         resumed = await machine.restore(
-            parts, record, folder, image, entry, undos, event="fork", credential=source.token
+            parts, record, folder, image, entry, undos, event="fork", credential=origin.token or source.token
         )
     record = await receipts.check(parts, record, receipts.Came("fork", source.id, origin.generation.id, resumed))
     entry.step("network.unblock")

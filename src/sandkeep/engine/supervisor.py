@@ -410,6 +410,21 @@ class Supervisor:
         await self._operations.operate(operation, sandbox_id, "snapshot", None, work, as_long_as=long)
         return snapshots.find(self._parts, sandbox_id, snapshot.id).snapshot
 
+    async def adopt_snapshot(
+        self,
+        operation: OperationRef,
+        sandbox_id: str,
+        snapshot: SnapshotOnNode,
+        source_id: str,
+        source_snapshot_id: str,
+    ) -> SnapshotOnNode:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            source, of = self._operations.known(source_id), snapshots.find(self._parts, source_id, source_snapshot_id)
+            return await snapshots.adopt(self._parts, record, snapshot, source, of, entry, undos)
+
+        await self._operations.operate(operation, sandbox_id, "adopt_snapshot", None, work)
+        return snapshots.find(self._parts, sandbox_id, snapshot.id).snapshot
+
     async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             return await snapshots.delete(self._parts, record, snapshot_id, entry)

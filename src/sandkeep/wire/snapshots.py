@@ -60,6 +60,15 @@ class RollbackRequest(Asked):
     keep_before: bool = True
 
 
+class PromoteRequest(Asked):
+    """`into`: the sandbox whose state it becomes, by name or id. `kind`: with memory and processes (`full`) or without; null:
+    with, where there are some and the runtime can. `delete_others`: the other forks of that sandbox."""
+
+    into: ShortText
+    kind: SnapshotKind | None = None
+    delete_others: bool = False
+
+
 class ForkRequest(Asked):
     """`snapshot`: name or id; without one, a snapshot is made first and stays. `kind`: with memory and processes (`full`) or
     without; null: with, where there are some and the runtime can. `name`: of the fork; of several NAME-1,

@@ -19,13 +19,11 @@ from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes,
 from sandkeep.domain.capability import DiskCapabilities
 from sandkeep.domain.errors import Internal, InvalidArgument, NoCapacity, NotFound, Unavailable
 from sandkeep.drivers.disk import mounts
-from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, survey
+from sandkeep.drivers.disk.layout import DISK, FICLONE, GENERATIONS, PARTIAL, Layout, share_files, survey
 from sandkeep.drivers.disk.tree import changed_since, tree_size
 from sandkeep.lib import process
 
 T = TypeVar("T")
-
-_FICLONE = 0x40049409  # linux/fs.h
 
 
 @dataclass(frozen=True)
@@ -178,6 +176,21 @@ class DirectoryDisks:
     async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
         await _thread(self._layout.check_generation, sandbox_id, generation_id)
 
+    async def copy_generation(
+        self, sandbox_id: str, generation_id: str, source_id: str, source_generation_id: str
+    ) -> None:
+        self._known(sandbox_id)
+
+        def prepare() -> None:
+            memory = self._layout.make_generation(sandbox_id, generation_id)
+            share_files(self._layout.memory(source_id, source_generation_id), memory)
+
+        await self._copy(
+            self._layout.generation_disk(source_id, source_generation_id),
+            self._layout.generation_disk(sandbox_id, generation_id),
+            prepare,
+        )
+
     async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
         return None
 
@@ -286,7 +299,7 @@ def _reflinks(folder: Path) -> bool:
         one.write(b"x" * 4096)
         one.flush()
         try:
-            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+            fcntl.ioctl(other.fileno(), FICLONE, one.fileno())
         except OSError:
             return False
         return True

@@ -12,7 +12,9 @@ Every path is made here from ids that are checked first, so no path leads out of
 is a stranger and nobody's to remove, nor is the folder that holds it.
 """
 
+import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,8 +26,22 @@ from sandkeep.domain.ids import is_id
 
 DISK, MEMORY, GENERATIONS = "disk", "memory", "generations"
 PARTIAL = ".new"
+FICLONE = 0x40049409  # linux/fs.h
 LIMIT_NOTE = "trusted.sandkeep.limit"
 _ORIGIN_NOTE = "trusted.sandkeep.template"
+
+
+def share_files(source: Path, target: Path) -> None:
+    """The regular files of one folder of ours in another: by reference where the file system can, else copied. Synced."""
+    for entry in sorted(source.iterdir()):
+        with entry.open("rb") as one, (target / entry.name).open("wb") as other:
+            os.fchmod(other.fileno(), 0o600)
+            try:
+                fcntl.ioctl(other.fileno(), FICLONE, one.fileno())
+            except OSError:
+                shutil.copyfileobj(one, other, 1 << 20)
+            other.flush()
+            os.fsync(other.fileno())
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,16 @@ class FakeDisks:
         self._from[sandbox_id] = generation_id
         return self.path(sandbox_id)
 
+    async def copy_generation(
+        self, sandbox_id: str, generation_id: str, source_id: str, source_generation_id: str
+    ) -> None:
+        self.calls.append(("copy_generation", sandbox_id, generation_id, source_id, source_generation_id))
+        self._known(sandbox_id)
+        await self.check_generation(source_id, source_generation_id)
+        source, target = self._generation(source_id, source_generation_id), self._generation(sandbox_id, generation_id)
+        if not target.exists():
+            _copy(source, target)
+
     async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
         return self._from.get(sandbox_id) == generation_id
 

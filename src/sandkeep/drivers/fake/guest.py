@@ -55,8 +55,7 @@ class FakeGuest:
         self._reach(endpoint)
         self.resumes.append(values)
         if values.become:
-            env = {**self._env.get(endpoint.credential, {}), "SANDKEEP_SANDBOX_ID": values.become.sandbox_id}
-            self._env[values.become.credential] = env
+            self._env[values.become.credential] = {**values.become.env, "SANDKEEP_SANDBOX_ID": values.become.sandbox_id}
         return Resumed(0.0, f"draw {len(self.resumes)}", 1)
 
     async def environment(self, endpoint: Endpoint) -> dict[str, str]:

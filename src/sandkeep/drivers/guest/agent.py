@@ -4,7 +4,7 @@ import base64
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -198,6 +198,7 @@ class AgentGuest:
                 "memoryLimitBytes": values.memory_limit,
                 "oomGuard": values.oom_guard,
                 "newIdentity": values.new_identity,
+                "identity": _encoded(values.identity),
                 "generation": values.generation,
             },
             timeout=_HOOKS + _CALL_TIMEOUT if values.new_identity else _CALL_TIMEOUT,
@@ -222,7 +223,12 @@ class AgentGuest:
     async def resumed(self, endpoint: Endpoint, values: GuestResume, now: Callable[[], float]) -> Resumed:
         steps: dict[str, Any] = {"hostname": values.hostname, "generation": values.generation, "event": values.event}
         if values.become:
-            steps["become"] = {"sandboxId": values.become.sandbox_id, "accessToken": values.become.credential}
+            steps["become"] = {
+                "sandboxId": values.become.sandbox_id,
+                "accessToken": values.become.credential,
+                "envVars": dict(values.become.env),
+                "identity": _encoded(values.become.identity),
+            }
         for _ in range(_CLOCK_TRIES):
             asked, began = now(), time.monotonic()
             steps["timestamp"] = asked
@@ -289,6 +295,10 @@ class AgentGuest:
         answer = await self._call(endpoint, "GET", f"/events?after={int(after)}", timeout=2.0, limit=256 << 10)
         found = answer.get("events") or []
         return [item for item in found[:100] if isinstance(item, dict)] if isinstance(found, list) else []
+
+
+def _encoded(files: Mapping[str, bytes] | None) -> dict[str, str] | None:
+    return None if files is None else {name: base64.b64encode(content).decode() for name, content in files.items()}
 
 
 def _check_protocol(headers: Headers) -> None:

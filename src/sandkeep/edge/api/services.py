@@ -13,6 +13,7 @@ from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
+from sandkeep.control.promotion import Promotion
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reach import Reach
 from sandkeep.control.reconciler import Reconciler
@@ -35,6 +36,7 @@ class Services:
     snapshots: Snapshots
     timelines: Timelines
     forks: Forks
+    promotion: Promotion
     browse: Browse
     events: Events
     reconciler: Reconciler

@@ -414,6 +414,16 @@ class Sandbox(SandboxFields):
         view: RestoreView = shaped("browse.RestoreView", answer)
         return view
 
+    def promote(
+        self, into: "Sandbox | str", *, kind: "SnapshotKind | None" = None, delete_others: bool = False
+    ) -> "Sandbox":
+        """Make the state of this fork that of another sandbox (its parent), which keeps its id, name, address, policies and
+        identity; the moment before is kept as a snapshot of it. `delete_others`: its other forks. Never sent twice. Returns
+        the parent. Raises NotFound, Conflict, Unsupported, PauseFailed (its memory cannot be saved: `kind="disk"`)."""
+        body = given(into=into if isinstance(into, str) else into.id, kind=kind, delete_others=delete_others)
+        answer = self._transport.call("POST", self._path + "/promote", body=body)
+        return type(self)(self.client, answer)
+
     def fork(
         self,
         count: int = 1,

@@ -23,7 +23,7 @@ from sandkeep.drivers.disk.btrfs import history, ioctl
 from sandkeep.drivers.disk.btrfs.groups import Groups, recorded
 from sandkeep.drivers.disk.btrfs.pool import Pool, PoolSettings
 from sandkeep.drivers.disk.btrfs.send import Sends
-from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, Survey, survey
+from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, Survey, share_files, survey
 from sandkeep.drivers.disk.tree import tree_size
 
 T = TypeVar("T")
@@ -118,6 +118,11 @@ class BtrfsDisks:
 
     async def check_generation(self, sandbox_id: str, generation_id: str) -> None:
         await self._run(self._layout.check_generation, sandbox_id, generation_id)
+
+    async def copy_generation(
+        self, sandbox_id: str, generation_id: str, source_id: str, source_generation_id: str
+    ) -> None:
+        await self._run(self._copy_generation, sandbox_id, generation_id, source_id, source_generation_id)
 
     async def came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool | None:
         return await self._run(self._came_from, sandbox_id, owner_id, generation_id)
@@ -300,6 +305,18 @@ class BtrfsDisks:
             fresh.rename(disk)
         self._deleted()
         return disk
+
+    def _copy_generation(self, sandbox_id: str, generation_id: str, source_id: str, source_generation_id: str) -> None:
+        """The disk last: with it the generation is there."""
+        folder, home = self._layout.generation(sandbox_id, generation_id), self._layout.sandbox(sandbox_id)
+        if (folder / DISK).exists():
+            return
+        self._need_room()
+        source = self._layout.generation_disk(source_id, source_generation_id)
+        with _source(f"generation {source_generation_id} of {source_id}"):
+            memory = self._layout.make_generation(sandbox_id, generation_id)
+            share_files(self._layout.memory(source_id, source_generation_id), memory)
+            ioctl.snapshot(source, folder, DISK, group=recorded(home), readonly=True)
 
     def _came_from(self, sandbox_id: str, owner_id: str, generation_id: str) -> bool:
         source = self._layout.generation_disk(owner_id, generation_id)

@@ -9,7 +9,14 @@ from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.wire.sandboxes import SandboxView
 from sandkeep.wire.shape import Page
-from sandkeep.wire.snapshots import CommitRequest, ForkRequest, RollbackRequest, SnapshotCreate, SnapshotView
+from sandkeep.wire.snapshots import (
+    CommitRequest,
+    ForkRequest,
+    PromoteRequest,
+    RollbackRequest,
+    SnapshotCreate,
+    SnapshotView,
+)
 
 router = APIRouter(prefix="/v1/sandboxes/{ref}", tags=["snapshots"])
 
@@ -68,6 +75,15 @@ async def commit_session(
 ) -> SnapshotView:
     """Of a sandbox with persistence=snapshot: the disk as it is now is where its next sessions start, and a snapshot."""
     return shapes.snapshot(await use.snapshots.commit(who.project_id, ref, asked.name, idempotency_key))
+
+
+@router.post("/promote")
+async def promote_fork(ref: str, asked: PromoteRequest, who: Caller, use: Using) -> SandboxView:
+    """The state of this fork becomes that of `into`, which keeps its id, name, address, policies and identity. Both moments are
+    snapshots of it afterwards: the one before, and the one that it goes on from."""
+    kind = SnapshotKind(asked.kind) if asked.kind else None
+    done = await use.promotion.promote(who.project_id, ref, asked.into, kind=kind, delete_others=asked.delete_others)
+    return shapes.sandbox(done)
 
 
 @router.post("/rollback")
