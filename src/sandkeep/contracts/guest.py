@@ -51,7 +51,6 @@ class Resumed:
 
     behind: float
     draw: str
-    processes: int
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class FakeGuest:
         self.resumes.append(values)
         if values.become:
             self._env[values.become.credential] = {**values.become.env, "SANDKEEP_SANDBOX_ID": values.become.sandbox_id}
-        return Resumed(0.0, f"draw {len(self.resumes)}", 1)
+        return Resumed(0.0, f"draw {len(self.resumes)}")
 
     async def environment(self, endpoint: Endpoint) -> dict[str, str]:
         self._reach(endpoint)

@@ -246,7 +246,7 @@ class AgentGuest:
                 raise GuestError("the agent's skew is not a number")
             took = time.monotonic() - began
             if -_MAX_SKEW - took <= behind <= _MAX_SKEW:
-                return Resumed(float(behind), str(answer.get("draw", ""))[:64], _integer(answer.get("processes")))
+                return Resumed(float(behind), str(answer.get("draw", ""))[:64])
         raise GuestError(f"the clock inside is {behind} s behind after the resume")
 
     async def environment(self, endpoint: Endpoint) -> dict[str, str]:
