@@ -25,7 +25,8 @@ class SnapshotCreate(Asked):
 
 class SnapshotView(Given):
     """A point in time of a sandbox, which it owns. `parent`: the snapshot that its disk came from when this one was made,
-    null for the first. `held`: seconds that its processes stood still for it. `reason`: why it was made; `cause`: the same in
+    null for the first. `held`: seconds that its processes stood still for it; `connections_reset`: and whether its
+    connections to the outside were reset by it. `reason`: why it was made; `cause`: the same in
     one word. `written`: bytes that it has and its parent has not (the first one: its template); `freed`: bytes that deleting
     it would give back; both null while nobody knows, else as of `measured_at`."""
 
@@ -37,6 +38,7 @@ class SnapshotView(Given):
     tags: list[str]
     parent: str | None
     held: float
+    connections_reset: bool = False
     reason: str
     cause: Cause = "asked"
     written: int | None = None

@@ -59,6 +59,8 @@ def create(session: Session, ref: str, name: str | None, kind: Any, tags: tuple[
         return
     held = f"; its processes stood still for {brief(view.held)}" if view.held else ""
     session.say(f"{ref}@{view.name or view.id} is made ({view.id}, {view.kind}){held}")
+    if view.connections_reset:
+        session.note("note: the sandbox's connections to the outside were reset")
 
 
 @snapshot.command("list")

@@ -30,7 +30,7 @@ from sandkeep.domain.sandbox import (
     default_commit,
     default_on_failure,
 )
-from sandkeep.domain.snapshot import Snapshot
+from sandkeep.domain.snapshot import Snapshot, SnapshotKind
 from sandkeep.domain.template import Template
 from sandkeep.domain.timeline import SnapshotSizes
 from sandkeep.domain.why import Explanation
@@ -225,6 +225,7 @@ def snapshot(found: Snapshot, sizes: SnapshotSizes | None = None) -> snapshots.S
         tags=list(found.tags),
         parent=found.parent,
         held=found.held,
+        connections_reset=found.kind is SnapshotKind.FULL and found.held > 0,
         reason=found.reason,
         cause=found.cause.value,
         written=size.written if size else None,

@@ -382,7 +382,9 @@ def _capabilities(found: build.Build, approved: frozenset[str]) -> RuntimeCapabi
     unsupported["hard_link_attributes"] = (
         "owner, mode and times that a file is given under one of its names show under the others after a restart"
     )
-    if not tested:
+    if tested:
+        notes.append("a save of memory (pause to disk, full snapshot or fork) resets the sandbox's outside connections")
+    else:
         known = ", ".join(sorted(control.TESTED))
         unsupported["full"] = (
             f"memory is saved by an internal interface, tested with gVisor {known}, not {found.version}; "
