@@ -6,7 +6,7 @@ import os
 import resource
 from collections.abc import Iterable
 
-_PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 23, 24, 38
+_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -52,13 +52,35 @@ def keep_capabilities(kept: Iterable[str]) -> None:
             _prctl(_PR_CAPBSET_DROP, number)
         number += 1
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    _hold(numbers)
+
+
+def _hold(numbers: set[int]) -> None:
+    """These in effect, of those that this thread is permitted, and no others."""
     head = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of capabilities 0 to 31, then of 32 to 63
     _checked(_libc.capget(head, sets), "capget")
     mask = sum(1 << number for number in numbers)
-    for index in range(6):
-        sets[index] &= 0 if index % 3 == 2 else mask >> (index // 3 * 32) & 0xFFFFFFFF
+    for half in (0, 3):
+        sets[half + 1] &= mask >> (half // 3 * 32) & 0xFFFFFFFF
+        sets[half], sets[half + 2] = sets[half + 1], 0
     _checked(_libc.capset(head, sets), "capset")
+
+
+def become_with(user: int, group: int, kept: Iterable[str]) -> None:
+    """As `become`, but these capabilities stay, in effect and not for what it would execute. Raises OSError for who has not
+    been root."""
+    numbers = {CAPABILITIES.index(name) for name in kept}
+    needed = ("setgid", "setuid", "setpcap")
+    keep_capabilities({*kept, *needed})
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    for name in needed:
+        _prctl(_PR_CAPBSET_DROP, CAPABILITIES.index(name))
+    _prctl(_PR_SET_KEEPCAPS, 1)
+    os.setresuid(user, user, user)
+    _prctl(_PR_SET_KEEPCAPS, 0)
+    _hold(numbers)
 
 
 def become(user: int, group: int) -> None:

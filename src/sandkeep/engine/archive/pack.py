@@ -1,0 +1,270 @@
+"""Reads a disk and memory files into sealed pieces. Run by the confined program; nothing else is asked of the host.
+
+Large files are cut at fixed places, and so are memory files; pieces of zeros are left out. Small files share pieces: where
+one ends is said by the names in it, so that a change of one file changes its own piece and no other.
+"""
+
+import errno
+import os
+import stat
+import zlib
+from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from sandkeep.engine.archive.format import (
+    DEEPEST,
+    MOST_ENTRIES,
+    PIECE,
+    Body,
+    Entry,
+    MemoryFile,
+    kept_xattr,
+    write_entry,
+)
+from sandkeep.engine.archive.keys import DataKey
+
+_SMALL = 256 << 10
+_ENDS = 16
+"""One of so many names ends the piece that small files share."""
+_MOST_WAITING = 4096
+_ZEROS = bytes(PIECE)
+_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+Put = Callable[[bytes, bytes], None]
+"""Name and sealed piece."""
+
+
+class UnpackableError(Exception):
+    """The disk holds what an archive cannot; says what."""
+
+
+class Packer:
+    """One archive. `known`: pieces that the store has already: these are not sealed again."""
+
+    def __init__(self, key: DataKey, known: Container[bytes], put: Put) -> None:
+        self._key = key
+        self._known = known
+        self._put = put
+        self._content: list[bytes] = []
+        self._numbers: dict[bytes, int] = {}
+        self._index: list[bytes] = []
+        self._sealed: set[bytes] = set()
+        self._size = 0
+        self._lines = bytearray()
+        self._shared = bytearray()
+        self._waiting: list[Entry] = []
+        """Entries since the first whose content is in the piece that is being filled: its number is not known yet."""
+
+    def pack(self, root: int, memory: int | None) -> Body:
+        """root, memory: open folders, in which nobody writes meanwhile. Raises UnpackableError, OSError."""
+        entries = 0
+        for entry in self._walk(root):
+            entries += 1
+            if entries > MOST_ENTRIES:
+                raise UnpackableError(f"there are more than {MOST_ENTRIES} names on the disk")
+            if not self._waiting:
+                self._write(entry)
+        self._end_shared()
+        self._end_index()
+        files = tuple(self._memory_files(memory)) if memory is not None else ()
+        return Body(entries, self._size, tuple(self._index), tuple(self._content), files)
+
+    # -- the tree
+
+    def _walk(self, root: int) -> Iterator[Entry]:
+        """In the order of names, each folder before what it holds. One folder is open at a time, so depth costs nothing."""
+        first: dict[tuple[int, int], int] = {}
+        number = 0
+        here = os.open(".", _PLAIN | os.O_DIRECTORY, dir_fd=root)
+        try:
+            yield self._entry(here, ".", 0, b"", os.fstat(here))
+            waiting = [(0, _names(here))]
+            while waiting:
+                parent, names = waiting[-1]
+                if not names:
+                    waiting.pop()
+                    if waiting:
+                        here = _moved(here, "..")
+                    continue
+                name = names.pop()
+                found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                number += 1
+                plain = os.fsencode(name)
+                if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
+                    same = first.setdefault((found.st_dev, found.st_ino), number)
+                    if same != number:
+                        yield self._keep(Entry(parent, plain, "h", same=same))
+                        continue
+                yield self._entry(here, name, parent, plain, found)
+                if stat.S_ISDIR(found.st_mode):
+                    if len(waiting) >= DEEPEST:
+                        raise UnpackableError(f"there are folders more than {DEEPEST} deep on the disk")
+                    here = _moved(here, name)
+                    waiting.append((number, _names(here)))
+        finally:
+            os.close(here)
+
+    def _entry(self, folder: int, name: str, parent: int, plain: bytes, found: os.stat_result) -> Entry:
+        kind = _kind(found.st_mode)
+        entry = Entry(
+            parent,
+            plain,
+            kind,
+            stat.S_IMODE(found.st_mode),
+            found.st_uid,
+            found.st_gid,
+            found.st_mtime_ns,
+            xattrs=_xattrs(folder, name, kind),
+        )
+        if kind == "f":
+            return self._file(folder, name, entry, found.st_size)
+        if kind == "l":
+            entry = replace(entry, link=os.fsencode(os.readlink(name, dir_fd=folder)))
+        elif kind in "cb":
+            entry = replace(entry, device=(os.major(found.st_rdev), os.minor(found.st_rdev)))
+        return self._keep(entry)
+
+    def _file(self, folder: int, name: str, entry: Entry, size: int) -> Entry:
+        self._size += size
+        file = os.open(name, _PLAIN, dir_fd=folder)
+        try:
+            if size > _SMALL:
+                return self._keep(replace(entry, size=size, pieces=tuple(self._pieces(file, size))))
+            data = _read(file, size, 0)
+        finally:
+            os.close(file)
+        if not data.strip(b"\0"):
+            return self._keep(replace(entry, size=size))
+        if len(self._shared) + len(data) > PIECE:
+            self._end_shared()
+        placed = replace(entry, size=size, at=(-1, len(self._shared)))
+        self._shared += data
+        self._waiting.append(placed)
+        if zlib.crc32(entry.name) % _ENDS == 0:
+            self._end_shared()
+        return placed
+
+    def _keep(self, entry: Entry) -> Entry:
+        """After those that wait."""
+        if len(self._waiting) >= _MOST_WAITING:
+            self._end_shared()
+        if self._waiting:
+            self._waiting.append(entry)
+        return entry
+
+    def _end_shared(self) -> None:
+        if not self._waiting:
+            return
+        number = self._piece(bytes(self._shared))
+        for entry in self._waiting:
+            self._write(replace(entry, at=(number, entry.at[1])) if entry.at else entry)
+        self._waiting.clear()
+        self._shared.clear()
+
+    # -- pieces
+
+    def _pieces(self, file: int, size: int) -> Iterator[tuple[int, int]]:
+        """(number in the file, number in the table); holes are not even read."""
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(file, at, os.SEEK_DATA) // PIECE * PIECE
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # no data after this
+            data = _read(file, min(PIECE, size - at), at)
+            if data != _ZEROS[: len(data)]:
+                yield at // PIECE, self._piece(data)
+            at += PIECE
+
+    def _piece(self, data: bytes) -> int:
+        name = self._key.name(b"content", data)
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = len(self._content)
+            self._content.append(name)
+            self._seal(name, data)
+        return number
+
+    def _write(self, entry: Entry) -> None:
+        if entry.at and entry.at[0] < 0:
+            return  # it is written with its piece
+        line = write_entry(entry)
+        if len(self._lines) + len(line) > PIECE:
+            self._end_index()
+        self._lines += line
+
+    def _end_index(self) -> None:
+        if self._lines:
+            name = self._key.name(b"index", bytes(self._lines))
+            self._index.append(name)
+            self._seal(name, bytes(self._lines))
+            self._lines.clear()
+
+    def _seal(self, name: bytes, data: bytes) -> None:
+        if name not in self._known and name not in self._sealed:
+            self._sealed.add(name)
+            self._put(name, self._key.seal(name, data))
+
+    def _memory_files(self, folder: int) -> Iterator[MemoryFile]:
+        for name in sorted(os.listdir(folder)):
+            file = os.open(name, _PLAIN, dir_fd=folder)
+            try:
+                size = os.fstat(file).st_size
+                self._size += size
+                yield MemoryFile(name, size, tuple(self._pieces(file, size)))
+            finally:
+                os.close(file)
+
+
+def _names(folder: int) -> list[str]:
+    """From the last to the first, as they are taken."""
+    return sorted(os.listdir(folder), key=os.fsencode, reverse=True)
+
+
+def _moved(folder: int, to: str) -> int:
+    fresh = os.open(to, _PLAIN | os.O_DIRECTORY, dir_fd=folder)
+    os.close(folder)
+    return fresh
+
+
+def _read(file: int, size: int, at: int) -> bytes:
+    data = os.pread(file, size, at)
+    while len(data) < size:
+        more = os.pread(file, size - len(data), at + len(data))
+        if not more:
+            raise UnpackableError("a file became shorter while it was read")
+        data += more
+    return data
+
+
+def _kind(mode: int) -> str:
+    for kind, is_one in (
+        ("d", stat.S_ISDIR),
+        ("f", stat.S_ISREG),
+        ("l", stat.S_ISLNK),
+        ("p", stat.S_ISFIFO),
+        ("s", stat.S_ISSOCK),
+        ("c", stat.S_ISCHR),
+    ):
+        if is_one(mode):
+            return kind
+    return "b"
+
+
+def _xattrs(folder: int, name: str, kind: str) -> dict[str, bytes]:
+    """Of files and folders; what else can have attributes is not ours to keep."""
+    if kind not in "df":
+        return {}
+    file = os.open(name, _PLAIN | (os.O_DIRECTORY if kind == "d" else 0), dir_fd=folder)
+    found: dict[str, bytes] = {}
+    try:
+        with suppress(OSError):  # a file system without any
+            for one in os.listxattr(file):
+                if kept_xattr(one):
+                    found[one] = os.getxattr(file, one)
+    finally:
+        os.close(file)
+    return found

@@ -1,0 +1,108 @@
+"""The program that packs and unpacks: takes its task by a pipe, gives up all that it does not need, then works.
+
+Nothing that a sandbox or a stranger made is parsed anywhere else. See lib.confinement for what is left to it.
+"""
+
+import contextlib
+import encodings.idna  # noqa: F401  # loaded while there are files
+import errno
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from sandkeep.engine.archive import frames
+from sandkeep.engine.archive.format import body_to_json, read_manifest
+from sandkeep.engine.archive.keys import NAME, DamagedError, DataKey
+from sandkeep.engine.archive.pack import Packer, UnpackableError
+from sandkeep.engine.archive.unpack import Unpacker
+from sandkeep.lib.confinement import confine
+
+READ_ALL = ("dac_read_search",)
+MAKE_ALL = ("chown", "dac_override", "fowner", "fsetid", "setfcap")
+_MOST_SAID = 1000
+_AHEAD = 48
+"""Pieces that are asked for before they are needed."""
+
+
+def main() -> int:
+    """Exits with 0 when it has said how it ended."""
+    reader, writer = os.fdopen(0, "rb", buffering=1 << 16), os.fdopen(1, "wb", buffering=1 << 16)
+    kind, data = frames.receive(reader)
+    if kind != frames.TASK:
+        return 2
+    task = json.loads(data)
+    try:
+        answer = _work(task, reader, writer)
+    except DamagedError as error:
+        said = {"message": str(error), "pieces": error.pieces[:_MOST_SAID]}
+        frames.send(writer, frames.DAMAGED, json.dumps(said).encode())
+    except (UnpackableError, OSError) as error:
+        failed = {"message": _words(error), "errno": getattr(error, "errno", None) or 0}
+        frames.send(writer, frames.FAILED, json.dumps(failed).encode())
+    else:
+        frames.send(writer, frames.DONE, json.dumps(answer).encode())
+    with contextlib.suppress(BrokenPipeError):
+        writer.flush()
+    return 0
+
+
+def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str, Any]:
+    key, do = DataKey(bytes.fromhex(task["key"])), task["do"]
+    shown = {name: (path, do == "unpack") for name, path in task["folders"].items()}
+    if task["user"] is not None:
+        kept = {"pack": READ_ALL, "unpack": MAKE_ALL}.get(do, ())
+        user, group = task["user"]
+        confine(shown, user, group, kept)
+    opened = {
+        name: os.open(f"/{name}" if task["user"] is not None else path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for name, (path, _) in shown.items()
+    }
+    memory = opened.get("memory")
+    if do == "pack":
+        known = bytes.fromhex(task["known"])
+        names = {known[at : at + NAME] for at in range(0, len(known), NAME)}
+        return _pack(Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name + sealed)), opened)
+    kind, manifest = frames.receive(reader)
+    assert kind == frames.MANIFEST
+    unpacker = Unpacker(
+        key, read_manifest(manifest, key, bytes.fromhex(task["signing"])), lambda names: _fetch(names, reader, writer)
+    )
+    if do == "verify":
+        unpacker.verify()
+        return {}
+    os.umask(0)
+    return {"left_out": unpacker.unpack(opened["disk"], memory)}
+
+
+def _pack(packer: Packer, opened: dict[str, int]) -> dict[str, Any]:
+    return body_to_json(packer.pack(opened["disk"], opened.get("memory")))
+
+
+def _fetch(names: tuple[bytes, ...], reader: BinaryIO, writer: BinaryIO) -> Iterator[bytes]:
+    """Each name is asked for some time before its piece is needed, and they come in that order."""
+    asked: deque[bytes] = deque()
+    rest = iter(names)
+    for name in rest:
+        asked.append(name)
+        frames.send(writer, frames.WANT, name)
+        if len(asked) < _AHEAD:
+            continue
+        yield _next(asked, reader, writer)
+    while asked:
+        yield _next(asked, reader, writer)
+
+
+def _next(asked: deque[bytes], reader: BinaryIO, writer: BinaryIO) -> bytes:
+    writer.flush()
+    kind, data = frames.receive(reader)
+    if kind != frames.PIECE or data[:NAME] != asked.popleft():
+        raise DamagedError("another piece came than was asked for")
+    return data[NAME:]
+
+
+def _words(error: OSError | UnpackableError) -> str:
+    if isinstance(error, OSError) and error.errno in {errno.EDQUOT, errno.ENOSPC}:
+        return "there is no room for it"
+    return str(error)

@@ -1,0 +1,182 @@
+"""The store's side of archives: where pieces and manifests lie, and what is believed of them. Used by engine/archiving.
+
+    sandboxes/<sandbox>/key                     its data key, wrapped; goes first when the archive is deleted
+    sandboxes/<sandbox>/manifests/<sequence>
+    sandboxes/<sandbox>/pieces/<name>
+
+What the store gives is a stranger's until it was checked: a manifest by its signature and by the hash that the node has
+kept, a piece by the confined program.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sandkeep.contracts.objects import Objects
+from sandkeep.domain.errors import Conflict, NotFound, TooLarge
+from sandkeep.engine.archive import keys
+from sandkeep.engine.archive.format import (
+    MOST_MANIFEST,
+    SEALED,
+    Body,
+    Head,
+    Manifest,
+    hash_of,
+    is_name,
+    read_head,
+    read_manifest,
+    write_manifest,
+)
+from sandkeep.engine.archive.keys import DamagedError, DataKey, KeyRing
+from sandkeep.engine.archive.worker import Folders, Worker
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the node must keep of a sandbox's archive. key: wrapped; sequence, hash: of the newest manifest that was verified
+    (0, '': none yet)."""
+
+    key: str
+    sequence: int = 0
+    hash: str = ""
+
+
+class Vault:
+    def __init__(self, objects: Objects, ring: KeyRing, worker: Worker) -> None:
+        self._objects = objects
+        self._ring = ring
+        self._worker = worker
+
+    @property
+    def where(self) -> str:
+        return self._objects.where
+
+    def new_chain(self, sandbox_id: str, project_id: str) -> Chain:
+        return Chain(keys.wrap(keys.new_key(), self._ring.project(project_id), sandbox_id))
+
+    async def write(
+        self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders, needs: Facts, record: Facts, now: float
+    ) -> tuple[Chain, Body]:
+        """Upload what the store has not, and a manifest over all; then read everything back. Only then it counts. Raises
+        Conflict for what did not come back as it was: what is damaged is removed, so that the next try puts it again."""
+        with _refusing(sandbox_id):
+            key = self._data_key(sandbox_id, project_id, chain)
+        await self._objects.put(f"{_home(sandbox_id)}/key", chain.key.encode())
+        known = {_last(name) for name in await self._objects.sizes(f"{_home(sandbox_id)}/pieces")}
+        packed = await self._worker.pack(
+            folders,
+            key,
+            {name for name in known if is_name(name)},
+            lambda name, data: self._objects.put(_piece(sandbox_id, name), data),
+        )
+        body = replace(packed, needs=needs, record=record)
+        head = Head(sandbox_id, project_id, chain.sequence + 1, chain.hash, now)
+        manifest = write_manifest(head, body, DataKey(key), self._ring.signing())
+        await self._objects.put(_manifest(sandbox_id, head.sequence), manifest)
+        after = Chain(chain.key, head.sequence, hash_of(manifest))
+        await self._verify(sandbox_id, project_id, after)
+        return after, body
+
+    async def read(self, sandbox_id: str, project_id: str, chain: Chain) -> Manifest:
+        """The manifest that the node has kept the hash of. Raises Conflict for any other."""
+        with _refusing(sandbox_id):
+            key = self._data_key(sandbox_id, project_id, chain)
+            return read_manifest(await self._manifest(sandbox_id, chain), DataKey(key), self._ring.signing())
+
+    async def unpack(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> int:
+        """Into empty folders; devices that were left out. Raises Conflict for what is damaged, NoCapacity."""
+        with _refusing(sandbox_id):
+            key = self._data_key(sandbox_id, project_id, chain)
+            manifest = await self._manifest(sandbox_id, chain)
+            return await self._worker.unpack(
+                folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
+            )
+
+    async def _verify(self, sandbox_id: str, project_id: str, chain: Chain) -> None:
+        with _refusing(sandbox_id):
+            key = self._data_key(sandbox_id, project_id, chain)
+            manifest = await self._manifest(sandbox_id, chain)
+            try:
+                await self._worker.verify(
+                    manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
+                )
+            except DamagedError as error:
+                await self._objects.delete([_piece(sandbox_id, name) for name in error.pieces if is_name(name)])
+                raise
+
+    async def _piece(self, sandbox_id: str, name: str) -> bytes:
+        """Empty for what is not there, or is none by its size: whoever opens it says so."""
+        try:
+            return await self._objects.get(_piece(sandbox_id, name), SEALED)
+        except (NotFound, TooLarge):
+            return b""
+
+    async def _manifest(self, sandbox_id: str, chain: Chain) -> bytes:
+        """Raises DamagedError for any but the one that the node knows, saying what is in its place."""
+        try:
+            found = await self._objects.get(_manifest(sandbox_id, chain.sequence), MOST_MANIFEST)
+        except (NotFound, TooLarge) as error:
+            raise DamagedError("its manifest is not in the store, or larger than it may be") from error
+        if hash_of(found) != chain.hash:
+            head = read_head(found, self._ring.signing())
+            if head.sandbox != sandbox_id:
+                raise DamagedError(f"the manifest is that of another sandbox, {head.sandbox}")
+            if head.sequence != chain.sequence:
+                raise DamagedError(f"the manifest is the {head.sequence}. of its chain, not the {chain.sequence}.")
+            raise DamagedError("the manifest is not the one that was verified")
+        return found
+
+    def _data_key(self, sandbox_id: str, project_id: str, chain: Chain) -> bytes:
+        """Raises DamagedError."""
+        return keys.unwrap(chain.key, self._ring.project(project_id), sandbox_id)
+
+    # -- what is no longer needed
+
+    async def prune(self, sandbox_id: str, chain: Chain, needed: set[str]) -> None:
+        """Pieces of interrupted and older archives, and older manifests."""
+        home = _home(sandbox_id)
+        pieces = await self._objects.sizes(f"{home}/pieces")
+        old = [key for key in pieces if _last(key) not in needed]
+        manifests = await self._objects.sizes(f"{home}/manifests")
+        await self._objects.delete(old + [key for key in manifests if key != _manifest(sandbox_id, chain.sequence)])
+
+    async def erase(self, sandbox_id: str) -> None:
+        """The wrapped key first: without it the rest is noise. Idempotent."""
+        home = _home(sandbox_id)
+        await self._objects.delete([f"{home}/key"])
+        await self._objects.delete(list(await self._objects.sizes(home)))
+
+    async def size(self, sandbox_id: str) -> int:
+        """Bytes in the store."""
+        return sum((await self._objects.sizes(_home(sandbox_id))).values())
+
+
+def _home(sandbox_id: str) -> str:
+    return f"sandboxes/{sandbox_id}"
+
+
+def _piece(sandbox_id: str, name: str) -> str:
+    return f"{_home(sandbox_id)}/pieces/{name}"
+
+
+def _last(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+@contextmanager
+def _refusing(sandbox_id: str) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        raise Conflict(
+            f"the archive of {sandbox_id} is refused: {error}",
+            hint="nothing was changed; put back from a copy of the store what is damaged",
+            damaged=list(error.pieces[:20]),
+        ) from error
+
+
+def _manifest(sandbox_id: str, sequence: int) -> str:
+    return f"{_home(sandbox_id)}/manifests/{sequence:08d}"

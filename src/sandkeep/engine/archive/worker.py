@@ -1,0 +1,224 @@
+"""Runs the confined program and carries pieces between it and the store. Used by the vault.
+
+The program sees the folders that it is given and these two pipes; the store, its password and its network stay here.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandkeep.domain.errors import Internal, NoCapacity
+from sandkeep.engine.archive import frames
+from sandkeep.engine.archive.format import SEALED, Body, body_from_json
+from sandkeep.engine.archive.keys import NAME, DamagedError
+from sandkeep.lib import process
+
+_AT_ONCE = 16
+"""Pieces under way to or from the store."""
+_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
+
+Get = Callable[[str], Awaitable[bytes]]
+Put = Callable[[str, bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Folders:
+    disk: Path
+    memory: Path | None = None
+
+    def given(self) -> dict[str, str]:
+        found = {"disk": str(self.disk)}
+        return found | ({"memory": str(self.memory)} if self.memory else {})
+
+
+class Worker:
+    """user: user and group that the program becomes; None: it stays what it is, and sees all (tests of logic)."""
+
+    def __init__(self, user: tuple[int, int] | None) -> None:
+        self._user = user
+
+    async def pack(self, folders: Folders, key: bytes, known: set[str], put: Put) -> Body:
+        """Every piece that is not known is put; the body names all. Raises Internal, NoCapacity, and what `put` raises."""
+        names = "".join(sorted(known))
+        async with self._started("pack", folders.given(), key, known=names) as pipes:
+            crew = _Crew()
+            try:
+                while True:
+                    kind, data = await pipes.receive(SEALED + NAME)
+                    if kind != frames.PIECE:
+                        break
+                    await crew.begin(put(data[:NAME].hex(), data[NAME:]))
+                await crew.finish()
+            finally:
+                await crew.give_up()
+        return body_from_json(_answer(kind, data))
+
+    async def verify(self, manifest: bytes, key: bytes, signing: bytes, get: Get) -> None:
+        """Raises DamagedError, and what `get` raises."""
+        await self._read("verify", {}, manifest, key, signing, get)
+
+    async def unpack(self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get) -> int:
+        """Devices that were left out. Raises DamagedError, Internal, NoCapacity, and what `get` raises."""
+        return int((await self._read("unpack", folders.given(), manifest, key, signing, get))["left_out"])
+
+    async def _read(
+        self, do: str, folders: dict[str, str], manifest: bytes, key: bytes, signing: bytes, get: Get
+    ) -> dict[str, Any]:
+        async with self._started(do, folders, key, signing=signing.hex()) as pipes:
+            await pipes.send(frames.MANIFEST, manifest)
+            wanted: asyncio.Queue[tuple[bytes, asyncio.Task[bytes]]] = asyncio.Queue()
+            room = asyncio.Semaphore(_AT_ONCE)
+
+            async def fetched(name: str) -> bytes:
+                async with room:
+                    return await get(name)
+
+            async def deliver() -> None:
+                while True:
+                    name, task = await wanted.get()
+                    piece = await task
+                    with suppress(ConnectionError):  # it has ended: what it said last is still to be read
+                        await pipes.send(frames.PIECE, name + piece)
+
+            delivering = asyncio.create_task(deliver())
+            tasks: set[asyncio.Task[Any]] = {delivering}
+            try:
+                while True:
+                    receiving = asyncio.create_task(pipes.receive(1 << 20))
+                    tasks.add(receiving)
+                    await asyncio.wait({receiving, delivering}, return_when=asyncio.FIRST_COMPLETED)
+                    if delivering.done():
+                        delivering.result()  # it ends only when a piece cannot be had
+                    kind, data = await receiving
+                    if kind != frames.WANT:
+                        return _answer(kind, data)
+                    task = asyncio.create_task(fetched(data.hex()))
+                    tasks = {one for one in tasks if not one.done()} | {task, delivering}
+                    wanted.put_nowait((data, task))
+            finally:
+                for one in tasks:
+                    one.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _started(self, do: str, folders: dict[str, str], key: bytes, **more: str) -> AsyncIterator["_Pipes"]:
+        to, out = os.pipe(), os.pipe()
+        said = os.memfd_create("stderr")
+        try:
+            child = process.spawn(
+                [sys.executable, "-I", "-m", "sandkeep.engine.archive"],
+                stdin=to[0],
+                stdout=out[1],
+                stderr=said,
+                cwd="/",
+                new_session=True,
+            )
+        except BaseException:
+            for fd in (*to, *out, said):
+                os.close(fd)
+            raise
+        os.close(to[0])
+        os.close(out[1])
+        pipes = await _Pipes.open(out[0], to[1])
+        try:
+            task = {"do": do, "folders": folders, "key": key.hex(), "user": self._user, **more}
+            try:
+                await pipes.send(frames.TASK, json.dumps(task).encode())
+                yield pipes
+            except (EOFError, ConnectionError, ValueError) as error:
+                await process.kill([child.pid])
+                words = os.pread(said, 4096, 0).decode(errors="replace").strip().splitlines()
+                raise Internal(
+                    f"the archive's program ended ({await child.wait()}): {words[-1] if words else error!r}"
+                ) from error
+        finally:
+            pipes.close()
+            os.close(said)
+            if child.code is None:
+                await asyncio.shield(process.kill([child.pid]))
+
+
+def _answer(kind: bytes, data: bytes) -> dict[str, Any]:
+    try:
+        found = dict(json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise Internal("the archive's program answered nonsense") from error
+    message = str(found.get("message", ""))[:500]
+    if kind == frames.DAMAGED:
+        raise DamagedError(message, tuple(str(name) for name in found.get("pieces", ())))
+    if kind == frames.FAILED:
+        if found.get("errno") in _FULL:
+            raise NoCapacity(f"the disk is full: {message}", hint="free some room in the pool, or raise the limit")
+        raise Internal(f"the archive's program failed: {message}")
+    if kind != frames.DONE:
+        raise Internal("the archive's program answered nonsense")
+    return found
+
+
+class _Crew:
+    """Uploads, some at once; the first failure ends it."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, work: Awaitable[None]) -> None:
+        self._tasks.add(asyncio.ensure_future(work))
+        while len(self._tasks) >= _AT_ONCE:
+            await self._some(asyncio.FIRST_COMPLETED)
+
+    async def finish(self) -> None:
+        while self._tasks:
+            await self._some(asyncio.FIRST_EXCEPTION)
+
+    async def _some(self, when: str) -> None:
+        done, self._tasks = await asyncio.wait(self._tasks, return_when=when)
+        for task in done:
+            task.result()
+
+    async def give_up(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Pipes:
+    """The program's output and input."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: asyncio.BaseTransport):
+        self._reader = reader
+        self._writer = writer
+        self._transport = transport
+
+    @classmethod
+    async def open(cls, out: int, to: int) -> "_Pipes":
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=4 << 20)
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(out, "rb", buffering=0)
+        )
+        sending, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(to, "wb", buffering=0)
+        )
+        return cls(reader, asyncio.StreamWriter(sending, protocol, None, loop), transport)
+
+    async def send(self, kind: bytes, data: bytes) -> None:
+        self._writer.write(frames.head(kind, len(data)))
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def receive(self, limit: int) -> tuple[bytes, bytes]:
+        """limit: of all but the last frame. Raises EOFError, ValueError."""
+        kind, size = frames.parse_head(await self._reader.readexactly(frames.HEAD))
+        if size > limit and kind != frames.DONE:
+            raise ValueError("a frame is too long")
+        return kind, await self._reader.readexactly(size)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._transport.close()
