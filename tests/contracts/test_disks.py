@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
+from sandkeep.domain.errors import Conflict, InvalidArgument, NoCapacity, NotFound
 from sandkeep.domain.ids import IdKind, new_id
 from support.disks import HOLES, MB, TEMPLATE_BYTES, Bench, bench, fill, fill_root
 
@@ -552,3 +552,61 @@ async def test_a_comparison_never_keeps_what_is_dropped(on: Bench) -> None:
         assert generation not in (await on.disks.contents()).generations
     assert len(ended) == 5
     assert set(ended) <= {"done", "gone"}
+
+
+# disks that are filled from elsewhere
+
+
+async def test_a_disk_that_was_begun_is_one_when_it_is_finished(on: Bench) -> None:
+    sandbox = new_id(IdKind.SANDBOX)
+    with pytest.raises(NotFound):
+        await on.disks.finish_disk(sandbox)
+    (await on.disks.begin_disk(sandbox, 100 * MB) / "left").write_text("by a failed try")
+    fresh = await on.disks.begin_disk(sandbox, 100 * MB)
+    assert list(fresh.iterdir()) == []
+    fill_root(fresh)
+    assert (await on.disks.contents()).disks == {}
+    disk = await on.disks.finish_disk(sandbox)
+    assert disk == on.disks.path(sandbox) == await on.disks.finish_disk(sandbox)
+    assert (disk / "etc/hostname").read_text() == "template\n"
+    assert (await on.disks.contents()).disks == {sandbox: sandbox}
+    with pytest.raises(Conflict):
+        await on.disks.begin_disk(sandbox, 100 * MB)
+    generation = new_id(IdKind.GENERATION)
+    await on.disks.snapshot(sandbox, generation)
+    await on.disks.restore(sandbox, generation)
+    await on.disks.delete(sandbox)
+
+
+async def test_a_half_made_disk_is_partial(on: Bench) -> None:
+    sandbox = new_id(IdKind.SANDBOX)
+    (await on.disks.begin_disk(sandbox, 100 * MB) / "half").write_text("x")
+    assert len(await on.again().discard_partial()) == 1
+    contents = await on.disks.contents()
+    assert (contents.disks, contents.strangers) == ({}, ())
+
+
+async def test_a_disk_that_is_dropped_leaves_its_generations(on: Bench) -> None:
+    sandbox, generation = await on.sandbox(), new_id(IdKind.GENERATION)
+    await on.disks.snapshot(sandbox, generation)
+    for _ in range(2):
+        await on.disks.drop_disk(sandbox)
+        contents = await on.disks.contents()
+        assert (contents.disks, contents.generations) == ({}, {generation: sandbox})
+    await on.disks.discard_partial()
+    assert (await on.disks.contents()).generations == {generation: sandbox}
+    fill_root(await on.disks.begin_disk(sandbox, 100 * MB))
+    await on.disks.finish_disk(sandbox)
+    await on.disks.restore(sandbox, generation)
+    await on.disks.drop_generation(sandbox, generation)
+    await on.disks.drop_disk(sandbox)
+    contents = await on.disks.contents()
+    assert (contents.disks, contents.generations, contents.strangers) == ({}, {}, ())
+    await on.disks.drop_disk(new_id(IdKind.SANDBOX))
+
+
+async def test_a_begun_disk_has_its_limit(limiting: Bench) -> None:
+    sandbox = new_id(IdKind.SANDBOX)
+    fresh = await limiting.disks.begin_disk(sandbox, 10 * MB)
+    assert fill(fresh / "much", 50 * MB)[1] == errno.EDQUOT
+    await limiting.disks.drop_disk(sandbox)

@@ -207,7 +207,7 @@ _BODY_KEYS = ("entries", "size", "index", "content", "memory", "needs", "record"
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.fixed_dictionaries({}, optional={key: _JSON for key in _BODY_KEYS}))
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(_BODY_KEYS, _JSON)))
 def test_a_signed_body_of_nonsense_is_refused_in_words(data: dict[str, object]) -> None:
     """As an import from another installation may hold."""
     try:

@@ -105,7 +105,7 @@ async def test_what_the_store_damaged_is_refused_and_named(bench: Bench) -> None
             bench.objects.held = {**good, key: changed}
             if "pieces" in key and key.rpartition("/")[2] not in str(await _needed(bench)):
                 continue
-            with pytest.raises(Conflict, match="refused: (the piece|the manifest|this is no manifest)"):
+            with pytest.raises(Conflict, match=r"refused: (the piece|the manifest|this is no manifest)"):
                 await bench.unpack()
         bench.objects.held = {other: data for other, data in good.items() if other != key}
         if "manifests" in key:
@@ -113,7 +113,7 @@ async def test_what_the_store_damaged_is_refused_and_named(bench: Bench) -> None
                 await bench.unpack()
     newest, older = (f"sandboxes/{bench.sandbox}/manifests/{number:08d}" for number in (2, 1))
     bench.objects.held = {**good, newest: good[older]}
-    with pytest.raises(Conflict, match="is the 1. of its chain, not the 2."):
+    with pytest.raises(Conflict, match=r"is the 1\. of its chain, not the 2\."):
         await bench.unpack()
     bench.objects.held = good
     other = Bench.__new__(Bench)
@@ -149,7 +149,7 @@ async def test_an_upload_that_did_not_arrive_whole_does_not_count_and_the_next_o
         await put(key, data[: len(data) // 2] if "pieces" in key else data)
 
     bench.objects.put = torn  # type: ignore[method-assign]
-    with pytest.raises(Conflict, match="the piece .* is damaged"):
+    with pytest.raises(Conflict, match=r"the piece .* is damaged"):
         await bench.write()
     bench.objects.put = put  # type: ignore[method-assign]
     await bench.write()

@@ -18,6 +18,7 @@ from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
 from sandkeep.control.allowance import Allowance, Quota
+from sandkeep.control.archives import Archives
 from sandkeep.control.browse import Browse
 from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
@@ -118,7 +119,8 @@ async def make_services(
     events = Events(database, clock)
     keys = Keys(events, clock, grants)
     sandboxes = Sandboxes(events, runner, guest, clock, Quota(allowance, clock))
-    reach = Reach(sandboxes, runner)
+    archives = Archives(sandboxes, runner)
+    reach = Reach(sandboxes, runner, archives)
     templates = Templates(events, sandboxes, reach, runner, guest, clock)
     installation = await keys.default_project()
     await keys.load()
@@ -141,6 +143,7 @@ async def make_services(
         forks=forks,
         promotion=Promotion(events, sandboxes, snapshots, forks),
         browse=Browse(events, sandboxes, snapshots, reach, runner, guest),
+        archives=archives,
         events=events,
         reconciler=reconciler,
         nodes=nodes,

@@ -74,6 +74,16 @@ class Settings(BaseModel):
     dns_rate: float = Field(100.0, gt=0, description="DNS queries per second and sandbox.")
     resolv_conf: Path = Field(Path("/etc/resolv.conf"), description="Whose resolvers answer for the guests.")
     boot_deadline: float = Field(30.0, gt=0, description="Seconds for an agent to answer after its boot.")
+    archive_url: str = Field(
+        "",
+        description="The object store that archives go to: `s3://BUCKET/FOLDER`, `gs://...`, `az://...`, or a folder of this "
+        "host; empty: `archive` in the data folder. [How to](../howto/archive.md).",
+    )
+    archive_options: Path | None = Field(
+        None,
+        description="TOML file with what the object store needs (endpoint, region, access_key_id, secret_access_key, ...); "
+        "only root may read it.",
+    )
     max_sandboxes: int = Field(0, ge=0, description="How many sandboxes a project may have; 0: as many as fit.")
     max_creates: int = Field(0, ge=0, description="How many sandboxes a project may create per minute; 0: any number.")
     max_requests: float = Field(
@@ -129,6 +139,11 @@ class Settings(BaseModel):
     @property
     def builds_folder(self) -> Path:
         return self.data_folder / "builds"
+
+    @property
+    def archive_folder(self) -> Path:
+        """Where archives are, if archive_url names no other place."""
+        return self.data_folder / "archive"
 
     @property
     def runner_socket(self) -> Path:

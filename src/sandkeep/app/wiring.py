@@ -2,8 +2,10 @@
 
 import base64
 import json
+import pwd
 import re
 import time
+import tomllib
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from sandkeep.app.agents import current_agent
 from sandkeep.app.settings import Settings
 from sandkeep.app.units import UnitNames
 from sandkeep.contracts.disks import Disks
-from sandkeep.domain.errors import Conflict
+from sandkeep.contracts.objects import Objects
+from sandkeep.domain.errors import Conflict, InvalidArgument
 from sandkeep.domain.sandbox import RuntimeKind
 from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
 from sandkeep.drivers.disk.btrfs.pool import PoolSettings, why_no_btrfs
@@ -22,10 +25,15 @@ from sandkeep.drivers.disk.directory import DirectoryDisks, DirectorySettings
 from sandkeep.drivers.guest.agent import AgentGuest
 from sandkeep.drivers.network.layout import NetworkSettings
 from sandkeep.drivers.network.netns import NetnsNetworks
+from sandkeep.drivers.objects.folder import FolderObjects
+from sandkeep.drivers.objects.remote import SCHEMES, RemoteObjects
 from sandkeep.drivers.runtime.runc.driver import RuncRuntime
 from sandkeep.drivers.runtime.runsc.driver import GvisorRuntime
 from sandkeep.engine import host
 from sandkeep.engine.admission import Rules
+from sandkeep.engine.archive.keys import KeyRing
+from sandkeep.engine.archive.vault import Vault
+from sandkeep.engine.archive.worker import Worker
 from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.journal import Journal
@@ -139,8 +147,42 @@ def make_parts(settings: Settings) -> Parts:
         deletions=Deletions(settings.node_folder / "deleted.log", clock),
         feed=Feed(settings.node_folder / "feed.jsonl", clock),
         slots=Slots(settings.run_folder / "slots.json", networks.slots, clock),
+        vault=Vault(make_objects(settings), KeyRing(settings.node_folder / "keys"), Worker(archive_user(settings))),
         host=partial(host.look, settings.node_folder),
     )
+
+
+def make_objects(settings: Settings) -> Objects:
+    """Raises InvalidArgument."""
+    url = settings.archive_url
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return FolderObjects(Path(url) if url else settings.archive_folder)
+    if scheme not in SCHEMES:
+        raise InvalidArgument(
+            f"archive_url {url} names no store that there is a driver for",
+            hint=f"a folder, or {', '.join(f'{one}://' for one in SCHEMES)}",
+            field="archive_url",
+        )
+    options: dict[str, str] = {}
+    if settings.archive_options:
+        try:
+            found = tomllib.loads(settings.archive_options.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(
+                f"archive_options {settings.archive_options} cannot be read", hint="a TOML file, root's alone"
+            ) from error
+        options = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in found.items()}
+    return RemoteObjects(url, options)
+
+
+def archive_user(settings: Settings) -> tuple[int, int]:
+    """Whom the program that packs and unpacks becomes: never root."""
+    try:
+        account = pwd.getpwnam(settings.user)
+    except KeyError:  # before setup has made it
+        return 65534, 65534
+    return account.pw_uid, account.pw_gid
 
 
 def node_id(settings: Settings) -> str:

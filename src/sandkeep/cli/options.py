@@ -52,7 +52,21 @@ class TemplateName(KnownName):
         return [template.name for template in client.templates.list() if template.phase == "ready"]
 
 
-PHASES = ("new", "starting", "running", "pausing", "paused", "resuming", "stopping", "stopped", "deleting", "failed")
+PHASES = (
+    "new",
+    "starting",
+    "running",
+    "pausing",
+    "paused",
+    "resuming",
+    "stopping",
+    "stopped",
+    "archiving",
+    "archived",
+    "waking",
+    "deleting",
+    "failed",
+)
 SANDBOX = SandboxName()
 sandbox_argument = click.argument("ref", metavar="NAME_OR_ID", type=SANDBOX)
 

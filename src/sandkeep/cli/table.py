@@ -23,6 +23,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "diff": ("diff:diff", "Show what differs between two points in time."),
         "restore": ("restore:restore", "Put a file or folder of a snapshot back."),
         "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
+        "archive": ("archive:archive", "Move a sandbox to the object store."),
+        "wake": ("archive:wake", "Bring an archived sandbox back."),
         "timeline": ("timeline:timeline", "Make snapshots by rule, and keep the right ones."),
     },
     "In a sandbox": {

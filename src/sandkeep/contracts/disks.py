@@ -129,6 +129,19 @@ class Disks(Protocol):
         """As `create`, cloned from a generation of another sandbox, which may be deleted afterwards."""
         ...
 
+    async def begin_disk(self, sandbox_id: str, limit: int) -> Path:
+        """An empty, writable folder to fill with what the sandbox's disk is to hold, under its limit. It becomes the disk by
+        `finish_disk`. What an unfinished earlier try left is removed. Raises Conflict when there is a disk."""
+        ...
+
+    async def finish_disk(self, sandbox_id: str) -> Path:
+        """What was begun is the sandbox's disk from now on."""
+        ...
+
+    async def drop_disk(self, sandbox_id: str) -> None:
+        """Remove the disk, begun or whole; generations stay. Without any, nothing of the sandbox is left."""
+        ...
+
     def path(self, sandbox_id: str) -> Path:
         """Root folder of the sandbox's disk: the same for its whole life, also across rollback and resume."""
         ...

@@ -87,6 +87,16 @@ class Runner(Protocol):
 
     async def resume(self, operation: OperationRef, sandbox_id: str) -> Observed: ...
 
+    async def archive(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        """What is stopped, or paused on disk, goes to the store: disk, and memory if there is some. The local copy goes after it
+        was read back from there; whatever fails before leaves it as it is. Raises Conflict, Unavailable."""
+        ...
+
+    async def wake(self, operation: OperationRef, sandbox_id: str, disk_only: bool) -> Observed:
+        """Back from the store: paused with its memory, or stopped. What is not as it was put there is refused (Conflict), and
+        memory that does not fit this host (Unsupported): it then stays archived."""
+        ...
+
     async def update(
         self, operation: OperationRef, sandbox_id: str, limits: Limits, lifetime: Lifetime, labels: dict[str, str]
     ) -> Observed: ...

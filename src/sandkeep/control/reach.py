@@ -1,6 +1,7 @@
 """The way to the agent of a sandbox: what a call needs before it can go inside."""
 
 from sandkeep.contracts.runner import Runner
+from sandkeep.control.archives import Archives
 from sandkeep.control.changes import refuse_deleted
 from sandkeep.control.endpoints import Reached
 from sandkeep.control.sandboxes import Sandboxes
@@ -13,7 +14,8 @@ _SETTLED_WITHIN = 30.0
 
 
 class Reach:
-    def __init__(self, sandboxes: Sandboxes, runner: Runner) -> None:
+    def __init__(self, sandboxes: Sandboxes, runner: Runner, archives: Archives) -> None:
+        self._archives = archives
         self._sandboxes = sandboxes
         self._runner = runner
 
@@ -45,6 +47,8 @@ class Reach:
             settled = set(Phase) - TRANSITIONAL | {Phase.DELETING}
             sandbox = await self._sandboxes.wait(sandbox.project_id, sandbox.id, settled, _SETTLED_WITHIN)
             refuse_deleted(sandbox)
+        if sandbox.status.phase is Phase.ARCHIVED:
+            sandbox = await self._archives.wake(sandbox.project_id, sandbox.id, by_hand=False)
         match sandbox.status.phase:
             case Phase.RUNNING:
                 return sandbox

@@ -442,6 +442,8 @@ class Sandboxes:
         kind = {
             Phase.PAUSING: EventKind.SANDBOX_PAUSE_FAILED,
             Phase.RESUMING: EventKind.SANDBOX_RESUME_FAILED,
+            Phase.ARCHIVING: EventKind.SANDBOX_ARCHIVE_FAILED,
+            Phase.WAKING: EventKind.SANDBOX_WAKE_FAILED,
         }.get(intent.status.phase, EventKind.SANDBOX_FAILED)
         data: dict[str, Any] = {"code": error.code}
         if isinstance(error, PauseFailed):

@@ -18,6 +18,7 @@ _SETTLED_EVENT = {
     Phase.RUNNING: EventKind.SANDBOX_STARTED,
     Phase.PAUSED: EventKind.SANDBOX_PAUSED,
     Phase.STOPPED: EventKind.SANDBOX_STOPPED,
+    Phase.ARCHIVED: EventKind.SANDBOX_ARCHIVED,
     Phase.FAILED: EventKind.SANDBOX_FAILED,
 }
 

@@ -17,6 +17,12 @@ class EventKind(StrEnum):
     SANDBOX_RESUME_FAILED = "sandbox.resume_failed"
     SANDBOX_STOPPING = "sandbox.stopping"
     SANDBOX_STOPPED = "sandbox.stopped"
+    SANDBOX_ARCHIVING = "sandbox.archiving"
+    SANDBOX_ARCHIVED = "sandbox.archived"
+    SANDBOX_ARCHIVE_FAILED = "sandbox.archive_failed"
+    SANDBOX_WAKING = "sandbox.waking"
+    SANDBOX_WOKEN = "sandbox.woken"
+    SANDBOX_WAKE_FAILED = "sandbox.wake_failed"
     SANDBOX_UPDATED = "sandbox.updated"
     SANDBOX_FAILED = "sandbox.failed"
     SANDBOX_EXPIRED = "sandbox.expired"
@@ -57,6 +63,12 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_RESUME_FAILED: "The resume did not happen; it stays paused, its memory image untouched.",
     EventKind.SANDBOX_STOPPING: "Its machine is being ended.",
     EventKind.SANDBOX_STOPPED: "Its machine has ended and its disk was kept.",
+    EventKind.SANDBOX_ARCHIVING: "It is being moved to the object store.",
+    EventKind.SANDBOX_ARCHIVED: "All of it is in the object store, read back, and its local copy is gone.",
+    EventKind.SANDBOX_ARCHIVE_FAILED: "The archive did not happen; it is here as it was.",
+    EventKind.SANDBOX_WAKING: "It is being brought back from the object store.",
+    EventKind.SANDBOX_WOKEN: "It is back from the object store, as it was: paused, or stopped.",
+    EventKind.SANDBOX_WAKE_FAILED: "It could not be brought back; it stays archived, and the reason says why.",
     EventKind.SANDBOX_UPDATED: "Labels, limits, lifetime or timeline were changed.",
     EventKind.SANDBOX_FAILED: "An operation failed, or the node lost it; the reason says why.",
     EventKind.SANDBOX_EXPIRED: "Its lifetime ended, and what its persistence says was done.",

@@ -52,6 +52,9 @@ class Phase(StrEnum):
     RESUMING = "resuming"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    ARCHIVING = "archiving"
+    ARCHIVED = "archived"
+    WAKING = "waking"
     DELETING = "deleting"
     DELETED = "deleted"
     FAILED = "failed"
@@ -63,11 +66,22 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.RUNNING: frozenset({Phase.PAUSING, Phase.STOPPING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.PAUSING: frozenset({Phase.PAUSED, Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.PAUSED: frozenset(
-        {Phase.RESUMING, Phase.STOPPING, Phase.STOPPED, Phase.PAUSING, Phase.FAILED, Phase.DELETING}
+        {
+            Phase.RESUMING,
+            Phase.STOPPING,
+            Phase.STOPPED,
+            Phase.PAUSING,
+            Phase.ARCHIVING,
+            Phase.FAILED,
+            Phase.DELETING,
+        }
     ),
     Phase.RESUMING: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.STOPPING: frozenset({Phase.STOPPED, Phase.RUNNING, Phase.PAUSED, Phase.FAILED, Phase.DELETING}),
-    Phase.STOPPED: frozenset({Phase.STARTING, Phase.FAILED, Phase.DELETING}),
+    Phase.STOPPED: frozenset({Phase.STARTING, Phase.ARCHIVING, Phase.FAILED, Phase.DELETING}),
+    Phase.ARCHIVING: frozenset({Phase.ARCHIVED, Phase.STOPPED, Phase.PAUSED, Phase.FAILED, Phase.DELETING}),
+    Phase.ARCHIVED: frozenset({Phase.WAKING, Phase.FAILED, Phase.DELETING}),
+    Phase.WAKING: frozenset({Phase.STOPPED, Phase.PAUSED, Phase.ARCHIVED, Phase.FAILED, Phase.DELETING}),
     Phase.FAILED: frozenset(
         {
             Phase.STARTING,
@@ -76,6 +90,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
             Phase.PAUSED,
             Phase.STOPPING,
             Phase.STOPPED,
+            Phase.ARCHIVED,
             Phase.DELETING,
         }
     ),
@@ -83,7 +98,17 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.DELETED: frozenset(),
 }
 
-TRANSITIONAL = frozenset({Phase.STARTING, Phase.PAUSING, Phase.RESUMING, Phase.STOPPING, Phase.DELETING})
+TRANSITIONAL = frozenset(
+    {
+        Phase.STARTING,
+        Phase.PAUSING,
+        Phase.RESUMING,
+        Phase.STOPPING,
+        Phase.ARCHIVING,
+        Phase.WAKING,
+        Phase.DELETING,
+    }
+)
 """Phases with a deadline and a way out."""
 
 DEADLINES: dict[Phase, float] = {
@@ -92,6 +117,8 @@ DEADLINES: dict[Phase, float] = {
     Phase.PAUSING: 300.0,
     Phase.RESUMING: 300.0,
     Phase.STOPPING: 60.0,
+    Phase.ARCHIVING: 3600.0,
+    Phase.WAKING: 3600.0,
     Phase.DELETING: 120.0,
 }
 """Seconds until the reconciler takes over."""

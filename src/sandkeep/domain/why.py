@@ -29,6 +29,9 @@ _DOING = {
     Phase.RESUMING: "it is being resumed",
     Phase.STOPPING: "its machine is being ended",
     Phase.STOPPED: "it is stopped; its disk is kept",
+    Phase.ARCHIVING: "it is being moved to the object store, and read back from there",
+    Phase.ARCHIVED: "it is archived: all of it is in the object store, and takes nothing here",
+    Phase.WAKING: "it is being brought back from the object store",
     Phase.DELETING: "it is being deleted",
     Phase.DELETED: "it is deleted, and nothing of it is left",
     Phase.FAILED: "it has failed; what is left of it is kept, and no call starts it",
@@ -51,6 +54,8 @@ _TROUBLE = frozenset(
         EventKind.SANDBOX_OUT_OF_MEMORY,
         EventKind.SANDBOX_PAUSE_FAILED,
         EventKind.SANDBOX_RESUME_FAILED,
+        EventKind.SANDBOX_ARCHIVE_FAILED,
+        EventKind.SANDBOX_WAKE_FAILED,
         EventKind.SANDBOX_FAILED,
     }
 )
@@ -135,6 +140,8 @@ def _next(sandbox: Sandbox) -> list[Next]:
         found.append(Next(f"if its machine ends by itself, {_after_an_end(sandbox)}"))
     if status.phase in (Phase.STOPPED, Phase.PAUSED):
         found.append(Next(f"a call (exec, shell, cp) {'starts' if status.phase is Phase.STOPPED else 'resumes'} it"))
+    if status.phase is Phase.ARCHIVED:
+        found.append(Next("a call (exec, shell, cp) brings it back, and starts or resumes it"))
     if sandbox.expires_at is not None and status.phase not in (Phase.DELETING, Phase.DELETED):
         what = f"its lifetime ends, and it is {_at_expiry(sandbox)}"
         if sandbox.expires_at <= status.since and status.phase not in (Phase.STOPPED, Phase.FAILED):
@@ -159,7 +166,7 @@ def _at_expiry(sandbox: Sandbox) -> str:
     persistence = sandbox.spec.persistence
     if sandbox.spec.lifetime.on_expiry is OnExpiry.DELETE or persistence is Persistence.EPHEMERAL:
         return "deleted"
-    if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED):
+    if sandbox.status.phase in (Phase.STOPPED, Phase.FAILED, Phase.ARCHIVED):
         return "left as it is"
     return "paused to disk" if persistence is Persistence.FULL else "stopped"
 
@@ -173,6 +180,13 @@ def _can(sandbox: Sandbox) -> list[Remedy]:
             found.append(Remedy(f"sandkeep wait {name}", "wait until it runs"))
         case Phase.PAUSING:
             found.append(Remedy(f"sandkeep wait {name} --phase paused", "wait until it is paused"))
+        case Phase.ARCHIVING:
+            found.append(Remedy(f"sandkeep wait {name} --phase archived", "wait until it is archived"))
+        case Phase.WAKING:
+            found.append(Remedy(f"sandkeep wait {name} --phase stopped --phase paused", "wait until it is back"))
+        case Phase.ARCHIVED:
+            found.append(Remedy(f"sandkeep wake {name}", "bring it back as it was"))
+            found.append(Remedy(f"sandkeep wake {name} --disk-only", "bring it back without its memory"))
         case Phase.STOPPING:
             found.append(Remedy(f"sandkeep wait {name} --phase stopped", "wait until it is stopped"))
         case Phase.RUNNING:
@@ -208,7 +222,8 @@ def what_wakes(sandbox: Sandbox) -> str:
     """The command for one that does not run."""
     if is_lost(sandbox):
         return f"sandkeep why {sandbox.name or sandbox.id}"
-    verb = {Phase.PAUSED: "resume", Phase.STOPPED: "start", Phase.FAILED: "start"}.get(sandbox.status.phase, "wait")
+    verbs = {Phase.PAUSED: "resume", Phase.STOPPED: "start", Phase.FAILED: "start", Phase.ARCHIVED: "wake"}
+    verb = verbs.get(sandbox.status.phase, "wait")
     return f"sandkeep {verb} {sandbox.name or sandbox.id}"
 
 

@@ -85,6 +85,19 @@ def admit(capacity: Capacity, rules: Rules, spec: Spec, *, new_disk: bool) -> No
         )
 
 
+def admit_disk(capacity: Capacity, rules: Rules, size: int) -> None:
+    """Raises NoCapacity when a disk with so many bytes of content does not fit into the pool."""
+    _check_metadata(capacity)
+    room = capacity.pool_free - capacity.pool_reserved - rules.pool_reserve
+    if size > room:
+        _refuse(
+            f"its archive needs {format_size(size)} in the pool and {format_size(max(0, room))} are free",
+            "delete or archive something, or grow the pool: sandkeep setup --pool-size",
+            capacity,
+            0,
+        )
+
+
 def admit_save(capacity: Capacity, rules: Rules, memory_used: int, *, stays: bool = False) -> None:
     """Raises NoCapacity when a memory image of this size does not fit into the pool. `stays`: beside what the pauses of
     running sandboxes need, since this one runs on."""

@@ -14,13 +14,19 @@ from anyio.to_thread import run_sync
 from sandkeep.domain.errors import SandkeepError, Unsupported
 from sandkeep.domain.sandbox import Phase
 from sandkeep.engine.parts import Parts
-from sandkeep.engine.records import Kept, Record
+from sandkeep.engine.records import Generation, Kept, Record
 from sandkeep.telemetry.log import log
 
 
 def needs_agent(record: Record) -> bool:
     """Not one that is being deleted: recovery has ended its machine, and nobody resumes it."""
-    return record.phase is not Phase.DELETED and (record.machine is not None or record.generation is not None)
+    return record.phase is not Phase.DELETED and (record.machine is not None or memory_of(record) is not None)
+
+
+def memory_of(record: Record) -> Generation | None:
+    """Here, or in its archive."""
+    archived = record.archive if record.phase is Phase.ARCHIVED else None
+    return archived.memory if archived else record.generation
 
 
 def check_kept(parts: Parts, record: Record) -> None:
@@ -68,7 +74,7 @@ async def sweep(parts: Parts) -> None:
 
 async def _remove_unneeded(parts: Parts, records: list[Record], snapshots: list[Kept]) -> None:
     needed = {record.agent for record in records} | {kept.agent for kept in snapshots}
-    images = [record.generation.requires for record in records if record.generation]
+    images = [memory.requires for record in records if (memory := memory_of(record))]
     images += [kept.generation.requires for kept in snapshots]
     for runtime in parts.runtimes.values():
         if runtime.capabilities.available:

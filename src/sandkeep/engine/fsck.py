@@ -39,7 +39,7 @@ async def check(parts: Parts) -> dict[str, Any]:
     for disk in contents.disks.keys() - records.keys():
         found("disk.unowned", disk, "a disk without a record: quarantined")
     for sandbox_id in records.keys() - contents.disks.keys():
-        if records[sandbox_id].phase is not Phase.DELETED:
+        if records[sandbox_id].phase not in (Phase.DELETED, Phase.ARCHIVED):
             found("disk.missing", sandbox_id, "the record has no disk in the pool")
     kept = parts.records.generations()
     for generation in contents.generations.keys() - kept.keys():
@@ -70,6 +70,8 @@ async def check(parts: Parts) -> dict[str, Any]:
     for record in records.values():
         if record.phase is Phase.PAUSED and record.hold is Hold.DISK and not record.generation:
             found("record.torn", record.id, "paused on disk without a memory image")
+        if record.phase is Phase.ARCHIVED and record.id in contents.disks:
+            found("disk.archived", record.id, "it is archived, and its disk is still here")
         if record.generation and record.phase is not Phase.DELETED:
             try:
                 check_fits(parts, record, record.generation)

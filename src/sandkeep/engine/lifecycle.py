@@ -129,6 +129,8 @@ async def erase(parts: Parts, record: Record) -> None:
         side.start_soon(run_sync, parts.deletions.add, record.id)
         await machine.end(parts, record)
         await parts.disks.delete(record.id)
+    if record.archive:
+        await parts.vault.erase(record.id)
 
 
 def check_update(record: Record, disk: int) -> None:

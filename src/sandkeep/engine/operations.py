@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from sandkeep.domain.errors import Internal, NotFound, SandkeepError, Superseded, Unavailable, every_error
 from sandkeep.domain.node import Observed, OperationRef
 from sandkeep.domain.sandbox import DEADLINES, Hold, Phase
-from sandkeep.engine import machine
+from sandkeep.engine import archiving, machine
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
@@ -90,6 +90,7 @@ class Operations:
                 self.fence(operation, record)
                 if operation.id in record.outcomes:
                     return replay(record, operation.id)
+                archiving.check_here(record, verb)
                 record = replace(record, epoch=operation.epoch)
                 entry = self._parts.journal.begin(operation.id, verb, sandbox_id, **facts)
                 try:
@@ -138,6 +139,11 @@ class Operations:
                 with suppress(SandkeepError):
                     entry.step("generation.drop")
                 await self._parts.disks.drop_generation(after.id, before.point.id)
+                dropped = True
+            if after.phase is Phase.ARCHIVED and before.phase is not Phase.ARCHIVED:
+                with suppress(SandkeepError):
+                    entry.step("disk.drop")
+                await archiving.drop(self._parts, after)
                 dropped = True
         if dropped:
             self._close_durably(entry)

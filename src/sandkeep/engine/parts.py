@@ -17,6 +17,7 @@ from sandkeep.domain.ids import body
 from sandkeep.domain.node import Capacity, Endpoint
 from sandkeep.domain.sandbox import Persistence, RuntimeKind, Spec
 from sandkeep.engine.admission import Rules, admit, holds_memory, promised_memory, reserved_pool
+from sandkeep.engine.archive.vault import Vault
 from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.host import Host
@@ -54,6 +55,7 @@ class Parts:
     deletions: Deletions
     feed: Feed
     slots: Slots
+    vault: Vault
     host: Callable[[], Host]
     pending: dict[str, Spec] = field(default_factory=dict)
     """Sandboxes whose machine is being made: admitted, and in no record yet."""

@@ -6,11 +6,12 @@ under way, whose half-made things are nobody's business.
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 
 from anyio.to_thread import run_sync
 
 from sandkeep.contracts.disks import PoolContents
-from sandkeep.domain.errors import Conflict, NotFound
+from sandkeep.domain.errors import Conflict, NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, is_id
 from sandkeep.domain.node import OperationRef, Quarantined, SandboxOnNode
 from sandkeep.domain.sandbox import ConditionKind, Phase
@@ -84,6 +85,8 @@ async def erase(parts: Parts, sandbox_id: str) -> None:
     for kept in parts.records.snapshots_of(sandbox_id):
         parts.records.remove_snapshot(kept.snapshot.id)
     parts.records.resolve_unreadable(sandbox_id, forget=True)
+    with suppress(SandkeepError):  # whether there is an archive of it nobody knows any more
+        await parts.vault.erase(sandbox_id)
 
 
 def _disks(parts: Parts, contents: PoolContents, busy: Busy) -> set[str]:

@@ -63,11 +63,25 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Archived:
+    """What the node must know of a sandbox's archive: its data key, wrapped; of the newest manifest that was verified, number and
+    hash (0 and '' before there is one), bytes of content, and the memory in it."""
+
+    key: str = field(repr=False)
+    sequence: int = 0
+    hash: str = ""
+    size: int = 0
+    at: float = 0.0
+    memory: Generation | None = None
+
+
+@dataclass(frozen=True)
 class Record:
-    """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, failed or deleted (a
+    """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, archived, failed or deleted (a
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
     another followed), `rescue` the bytes of disk above its limit that it has for now, `agent` the folder of the agent that
     its machine or generation goes on with, `head` the snapshot that its disk came from last.
+    `archive`: what there is of it in the store; it is all that there is when the phase is archived.
     `point`: where each session of persistence=snapshot starts. `receipt`: what was checked when it last came back. `owed`: the
     identity (contents in base64 by name) that its disk had before it became another sandbox's, until it is on it again.
     `outcomes`: operation id -> error, or None for success."""
@@ -91,6 +105,7 @@ class Record:
     point: Generation | None = None
     receipt: Receipt | None = None
     owed: dict[str, str] | None = field(default=None, repr=False)
+    archive: Archived | None = None
 
     @property
     def disk_limit(self) -> int:
@@ -191,7 +206,13 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         point=Generation(**data["point"]) if data.get("point") else None,
         receipt=receipt_from(data.get("receipt")),
         owed=data.get("owed"),
+        archive=_archived_from_json(data["archive"]) if data.get("archive") else None,
     )
+
+
+def _archived_from_json(data: dict[str, Any]) -> Archived:
+    memory = data["memory"]
+    return Archived(**{**data, "memory": Generation(**memory) if memory else None})
 
 
 def _kept_from_json(data: dict[str, Any]) -> Kept:

@@ -15,7 +15,7 @@ from sandkeep.domain.ids import IdKind, body, is_id
 from sandkeep.domain.node import FactKind
 from sandkeep.domain.sandbox import Hold, Persistence, Phase
 from sandkeep.domain.snapshot import Cause
-from sandkeep.engine import agents, lifecycle, machine, moments, sessions, snapshots
+from sandkeep.engine import agents, archiving, lifecycle, machine, moments, sessions, snapshots
 from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.journal import Interrupted
 from sandkeep.engine.parts import Parts
@@ -188,6 +188,11 @@ async def _mounted_agents(parts: Parts) -> dict[str, str]:
 
 async def _adopt(parts: Parts, record: Record, frozen: bool | None) -> None:
     """`frozen`: None when its machine is not alive."""
+    if (
+        record.phase is Phase.ARCHIVED
+    ):  # verified before its record was written, and what an interrupted wake made is none
+        await archiving.drop(parts, record)
+        return
     if record.phase is Phase.PAUSED and record.hold is Hold.DISK:
         if record.machine or record.slot:  # the crash came after the record and before the machine was ended
             parts.records.save(await machine.end(parts, record))

@@ -37,7 +37,7 @@ from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.domain.snapshot import Cause, SnapshotKind
 from sandkeep.domain.timeline import SnapshotSizes, Timeline
-from sandkeep.engine import fsck, hibernation, lifecycle, machine, moments, quarantine, sessions, snapshots
+from sandkeep.engine import archiving, fsck, hibernation, lifecycle, machine, moments, quarantine, sessions, snapshots
 from sandkeep.engine.browse import Browser
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
@@ -232,13 +232,25 @@ class Supervisor:
 
         return await self._operations.operate(operation, sandbox_id, "resume", Phase.RESUMING, work)
 
+    async def archive(self, operation: OperationRef, sandbox_id: str) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            return await archiving.archive(self._parts, record, entry)
+
+        return await self._operations.operate(operation, sandbox_id, "archive", Phase.ARCHIVING, work)
+
+    async def wake(self, operation: OperationRef, sandbox_id: str, disk_only: bool) -> Observed:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            return await archiving.wake(self._parts, record, entry, undos, disk_only)
+
+        return await self._operations.operate(operation, sandbox_id, "wake", Phase.WAKING, work)
+
     async def update(
         self, operation: OperationRef, sandbox_id: str, limits: Limits, lifetime: Lifetime, labels: dict[str, str]
     ) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
             lifecycle.check_update(record, limits.disk)
             spec = replace(record.spec, limits=limits, lifetime=lifetime, labels=labels)
-            if limits.disk != record.spec.limits.disk:
+            if limits.disk != record.spec.limits.disk and record.phase is not Phase.ARCHIVED:
                 entry.step("disk.limit")
                 undos.push("disk.limit", lambda: self._parts.disks.set_limit(record.id, record.disk_limit))
                 await self._parts.disks.set_limit(record.id, limits.disk + record.rescue)
@@ -381,11 +393,19 @@ class Supervisor:
                     live.cpu_seconds if live else None,
                     live.memory if live else None,
                     live.processes if live else None,
-                    await self._parts.disks.used(sandbox_id),
+                    await self._disk_used(record),
                     record.disk_limit,
                 )
             )
         return found
+
+    async def _disk_used(self, record: Record) -> int:
+        try:
+            return await self._parts.disks.used(record.id)
+        except NotFound:
+            if record.phase is not Phase.ARCHIVED:
+                raise
+            return 0
 
     async def log(self, sandbox_id: str, limit: int) -> str:
         record = self._operations.known(sandbox_id)

@@ -25,10 +25,14 @@ from sandkeep.drivers.fake.clock import FakeClock
 from sandkeep.drivers.fake.disks import FakeDisks
 from sandkeep.drivers.fake.guest import FakeGuest
 from sandkeep.drivers.fake.networks import FakeNetworks
+from sandkeep.drivers.fake.objects import FakeObjects
 from sandkeep.drivers.fake.runtimes import FakeKernel, FakeRuntime
 from sandkeep.edge.api.app import api_app
 from sandkeep.edge.api.services import Services
 from sandkeep.engine.admission import Rules
+from sandkeep.engine.archive.keys import KeyRing
+from sandkeep.engine.archive.vault import Vault
+from sandkeep.engine.archive.worker import Worker
 from sandkeep.engine.deletions import Deletions
 from sandkeep.engine.feed import Feed
 from sandkeep.engine.host import Host
@@ -55,6 +59,7 @@ class LocalPlatform:
         self.disks = FakeDisks(folder / "pool")
         self.networks = FakeNetworks(folder / "run")
         self.guest = FakeGuest(self._alive)
+        self.objects = FakeObjects()
         self.host = Host(16 * GIB, 12 * GIB, 30000, 1000, 10 * GIB, None)
         self.agent = "fake"
         self.runtimes: dict[RuntimeKind, FakeRuntime] = {}
@@ -93,6 +98,7 @@ class LocalPlatform:
             deletions=Deletions(node / "deleted.log", self.clock),
             feed=Feed(node / "feed.jsonl", self.clock),
             slots=Slots(self.folder / "run" / "slots.json", 1000, self.clock),
+            vault=Vault(self.objects, KeyRing(node / "keys"), Worker(None)),
             host=lambda: self.host,
         )
         self.node = Supervisor(self.parts, VERSION)

@@ -48,6 +48,10 @@ def update(
         spec["ttl"] = None if ttl == "none" else ttl
     before = sandbox.memory
     sandbox.update(**spec)
-    if sandbox.runtime == "gvisor" and sandbox.memory > before and sandbox.phase not in ("stopped", "failed"):
+    if (
+        sandbox.runtime == "gvisor"
+        and sandbox.memory > before
+        and sandbox.phase not in ("stopped", "archived", "failed")
+    ):
         session.note("a running guest on gVisor has more memory from its next start, or resume from disk")
     session.say(f"{sandbox.name or sandbox.id} is updated", sandbox.view)

@@ -127,6 +127,27 @@ class DirectoryDisks:
             await _thread(self._layout.note_origin, sandbox_id, origin)
         return disk
 
+    async def begin_disk(self, sandbox_id: str, limit: int) -> Path:
+        _check_limit(limit)
+        self._layout.check_no_disk(sandbox_id)
+        await self._need_room()
+        home = self._layout.sandbox(sandbox_id)
+        home.mkdir(mode=0o700, exist_ok=True)
+        fresh = home / (DISK + PARTIAL)
+        await self._remove(fresh)
+        fresh.mkdir()
+        fresh.chmod(0o755)
+        return fresh
+
+    async def finish_disk(self, sandbox_id: str) -> Path:
+        return self._layout.finish_disk(sandbox_id)
+
+    async def drop_disk(self, sandbox_id: str) -> None:
+        home = self._layout.sandbox(sandbox_id)
+        await self._remove_whole(home / DISK)
+        if home.exists() and not self._layout.has_generations(sandbox_id):
+            await self._remove(home)
+
     def path(self, sandbox_id: str) -> Path:
         return self._layout.disk(sandbox_id)
 

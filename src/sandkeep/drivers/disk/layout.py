@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandkeep.contracts.disks import DiskFacts, PoolContents
-from sandkeep.domain.errors import InvalidArgument, NotFound
+from sandkeep.domain.errors import Conflict, InvalidArgument, NotFound
 from sandkeep.domain.ids import is_id
 
 DISK, MEMORY, GENERATIONS = "disk", "memory", "generations"
@@ -93,6 +93,25 @@ class Layout:
         """Raises NotFound."""
         if not self.generation_disk(sandbox_id, generation_id).is_dir():
             raise NotFound(f"There is no generation {generation_id} of {sandbox_id} in the pool")
+
+    def check_no_disk(self, sandbox_id: str) -> None:
+        """Raises Conflict."""
+        if self.disk(sandbox_id).exists():
+            raise Conflict(f"There is a disk of {sandbox_id} in the pool")
+
+    def finish_disk(self, sandbox_id: str) -> Path:
+        """What was begun has the disk's name. Raises NotFound."""
+        disk = self.disk(sandbox_id)
+        if not disk.exists():
+            fresh = disk.with_name(DISK + PARTIAL)
+            if not fresh.exists():
+                raise NotFound(f"No disk of {sandbox_id} was begun")
+            fresh.rename(disk)
+        return disk
+
+    def has_generations(self, sandbox_id: str) -> bool:
+        """Whole ones."""
+        return any(_is_folder(path / DISK) for path in _entries(self.sandbox(sandbox_id) / GENERATIONS))
 
     def note_origin(self, sandbox_id: str, template_id: str) -> None:
         """On the sandbox's folder, for the day on which its record is lost; not every file system can keep it."""

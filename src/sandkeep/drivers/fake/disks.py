@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sandkeep.contracts.disks import DiskFacts, GenerationSize, GenerationSizes, PoolContents, PoolSpace, Touched
 from sandkeep.domain.capability import DiskCapabilities
-from sandkeep.domain.errors import InvalidArgument, NoCapacity, NotFound
+from sandkeep.domain.errors import Conflict, InvalidArgument, NoCapacity, NotFound
 from sandkeep.domain.ids import is_id
 
 _TOTAL = 64 << 30
@@ -109,6 +109,32 @@ class FakeDisks:
             self._origins[sandbox_id] = self._origins[source_id]
         self._from[sandbox_id] = generation_id
         return self.path(sandbox_id)
+
+    async def begin_disk(self, sandbox_id: str, limit: int) -> Path:
+        self.calls.append(("begin_disk", sandbox_id))
+        _check_limit(limit)
+        if self.path(sandbox_id).exists():
+            raise Conflict(f"There is a disk of {sandbox_id}")
+        self._need_room()
+        fresh = self._path("unsealed", sandbox_id)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        self.limits[sandbox_id] = limit
+        return fresh
+
+    async def finish_disk(self, sandbox_id: str) -> Path:
+        self.calls.append(("finish_disk", sandbox_id))
+        disk, fresh = self.path(sandbox_id), self._path("unsealed", sandbox_id)
+        if not disk.exists():
+            if not fresh.exists():
+                raise NotFound(f"No disk of {sandbox_id} was begun")
+            fresh.rename(disk)
+        return disk
+
+    async def drop_disk(self, sandbox_id: str) -> None:
+        self.calls.append(("drop_disk", sandbox_id))
+        for folder in (self._path("unsealed", sandbox_id), self.path(sandbox_id)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def path(self, sandbox_id: str) -> Path:
         return self._path("disks", sandbox_id)
@@ -226,7 +252,7 @@ class FakeDisks:
         return self._path("generations", sandbox_id) / generation_id
 
     def _known(self, sandbox_id: str) -> None:
-        if not self.path(sandbox_id).exists():
+        if not self.path(sandbox_id).exists() and not self._path("unsealed", sandbox_id).exists():
             raise NotFound(f"There is no disk of {sandbox_id}")
 
     def _need_room(self) -> None:

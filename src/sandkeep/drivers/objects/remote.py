@@ -9,7 +9,7 @@ from sandkeep.drivers.objects.keys import checked, is_key
 SCHEMES = ("s3", "gs", "az")
 _CALL = timedelta(seconds=60)
 _CONNECT = timedelta(seconds=5)
-_RETRIES: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+_RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
 
 class RemoteObjects:

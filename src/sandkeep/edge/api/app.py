@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandkeep.domain.errors import Internal, InvalidArgument, NotFound, SandkeepError
 from sandkeep.edge.api.routes import (
+    archives,
     browse,
     events,
     execs,
@@ -47,7 +48,7 @@ def api_app(services: Services | None, version: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
-    for module in (execs, sandboxes, snapshots, browse, timeline, templates, events, keys, node, platform):
+    for module in (execs, sandboxes, snapshots, browse, timeline, archives, templates, events, keys, node, platform):
         app.include_router(module.router)
     if services is not None:
         app.router.routes[:0] = [*byte_routes(services), *terminal_routes(services)]

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sandkeep.contracts.guest import Guest
 from sandkeep.contracts.runner import Runner
 from sandkeep.control.adoption import Adoption
+from sandkeep.control.archives import Archives
 from sandkeep.control.browse import Browse
 from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
@@ -38,6 +39,7 @@ class Services:
     forks: Forks
     promotion: Promotion
     browse: Browse
+    archives: Archives
     events: Events
     reconciler: Reconciler
     nodes: Nodes

@@ -3,7 +3,7 @@
 from sandkeep.sdk import errors
 from sandkeep.sdk._async.transport import AsyncTransport
 
-_WITHOUT_PROCESSES = ("stopping", "stopped", "failed", "deleting", "deleted")
+_WITHOUT_PROCESSES = ("stopping", "stopped", "archiving", "archived", "waking", "failed", "deleting", "deleted")
 
 
 async def refuse_lost(transport: AsyncTransport, sandbox_path: str, cause: errors.SandkeepError) -> None:

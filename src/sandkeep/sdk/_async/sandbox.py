@@ -295,8 +295,18 @@ class AsyncSandbox(SandboxFields):
         """A new machine on the kept disk. `rescue`: a full disk holds some more until the next stop, or start without it."""
         await self._verb("start", given(rescue=rescue or None) or None)
 
-    async def _verb(self, verb: str, body: dict[str, Any] | None = None) -> None:
-        answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True)
+    async def archive(self) -> None:
+        """Move what is stopped, or paused on disk, to the object store. Its local copy goes only after everything was read back
+        from there. Raises Conflict, Unavailable (the store); it is then as it was."""
+        await self._verb("archive", timeout=NO_LIMIT)
+
+    async def wake(self, *, disk_only: bool = False) -> None:
+        """Back from the object store, as it was: paused, or stopped. `disk_only`: without its memory. `exec`, `start` and the
+        like do this by themselves."""
+        await self._verb("wake", given(disk_only=disk_only or None) or None, timeout=NO_LIMIT)
+
+    async def _verb(self, verb: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> None:
+        answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True, timeout=timeout)
         self._know(answer)
 
     async def update(

@@ -6,7 +6,7 @@
 from sandkeep.sdk import errors
 from sandkeep.sdk._sync.transport import Transport
 
-_WITHOUT_PROCESSES = ("stopping", "stopped", "failed", "deleting", "deleted")
+_WITHOUT_PROCESSES = ("stopping", "stopped", "archiving", "archived", "waking", "failed", "deleting", "deleted")
 
 
 def refuse_lost(transport: Transport, sandbox_path: str, cause: errors.SandkeepError) -> None:

@@ -98,6 +98,15 @@ class BtrfsDisks:
     async def fork(self, sandbox_id: str, source_id: str, generation_id: str, limit: int) -> Path:
         return await self._run(self._fork, sandbox_id, source_id, generation_id, limit)
 
+    async def begin_disk(self, sandbox_id: str, limit: int) -> Path:
+        return await self._run(self._begin_disk, sandbox_id, limit)
+
+    async def finish_disk(self, sandbox_id: str) -> Path:
+        return await self._run(self._layout.finish_disk, sandbox_id)
+
+    async def drop_disk(self, sandbox_id: str) -> None:
+        await self._run(self._drop_disk, sandbox_id)
+
     def path(self, sandbox_id: str) -> Path:
         return self._layout.disk(sandbox_id)
 
@@ -261,6 +270,30 @@ class BtrfsDisks:
         with self._groups.joined(home, limit) as group:
             ioctl.snapshot(source, home, DISK, group=group, readonly=False)
         return disk
+
+    def _begin_disk(self, sandbox_id: str, limit: int) -> Path:
+        home = self._layout.sandbox(sandbox_id)
+        self._layout.check_no_disk(sandbox_id)
+        _check_limit(limit)
+        self._need_room()
+        home.mkdir(mode=0o700, exist_ok=True)
+        fresh = home / (DISK + PARTIAL)
+        self._destroy(fresh)
+        with self._groups.joined(home, limit) as group:
+            ioctl.create_subvolume(home, fresh.name, group)
+        fresh.chmod(0o755)
+        return fresh
+
+    def _drop_disk(self, sandbox_id: str) -> None:
+        home = self._layout.sandbox(sandbox_id)
+        if not home.exists():
+            return
+        if self._layout.has_generations(sandbox_id):
+            self._destroy(home / (DISK + PARTIAL))
+            self._destroy(home / DISK)
+        else:
+            self._remove(home)
+        self._deleted()
 
     def _set_limit(self, sandbox_id: str, limit: int) -> None:
         _check_limit(limit)

@@ -88,8 +88,15 @@ def _inherit(group: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack("=10Q", 0, 1, 0, 0, 0, 0, 0, 0, 0, group), 80)
 
 
-def create_subvolume(parent: Path, name: str) -> None:
-    _call(parent, _SUBVOL_CREATE_V2, _volume_args(os.fsencode(name)))
+def create_subvolume(parent: Path, name: str, group: int | None = None) -> None:
+    """An empty one; a member of `group` from birth."""
+    if group is None:
+        _call(parent, _SUBVOL_CREATE_V2, _volume_args(os.fsencode(name)))
+        return
+    joined = _inherit(group)  # alive until the call has returned
+    pointer = ctypes.addressof(joined)
+    args = _volume_args(os.fsencode(name), flags=_SUBVOL_QGROUP_INHERIT, size=80, pointer=pointer)
+    _call(parent, _SUBVOL_CREATE_V2, args)
 
 
 def snapshot(source: Path, parent: Path, name: str, *, group: int | None, readonly: bool) -> None:

@@ -116,6 +116,7 @@ async def pause_sandbox(
 
 @router.post("/{ref}/resume")
 async def resume_sandbox(ref: str, who: Caller, use: Using) -> SandboxView:
+    await use.archives.bring_back(who.project_id, ref)
     return shapes.sandbox(await use.sandboxes.resume(who.project_id, ref))
 
 
@@ -131,6 +132,7 @@ async def start_sandbox(
 ) -> SandboxView:
     """A new machine on the kept disk. rescue: its limit is a tenth higher (64 MiB to 1 GiB) until the next stop, or start
     without rescue."""
+    await use.archives.bring_back(who.project_id, ref)
     return shapes.sandbox(await use.sandboxes.start(who.project_id, ref, rescue=asked.rescue))
 
 
