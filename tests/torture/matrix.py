@@ -118,6 +118,16 @@ def end_machine(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).wait("stopped")
 
 
+def archived(sandbox: Sandbox) -> None:
+    sandbox.stop()
+    sandbox.archive()
+
+
+def archived_paused(sandbox: Sandbox) -> None:
+    sandbox.pause()
+    sandbox.archive()
+
+
 def set_timeline(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).timeline.set(every="1h", keep_last=3)
 
@@ -181,6 +191,11 @@ SCENARIOS = (
         "crash-keeps", end_machine, "running", "stopped", keep_its_crash, kept_before=False, kept_after=False,
     ),
     Scenario("timeline", set_timeline, "running", "running"),
+    Scenario("archive", by("archive"), "stopped", "archived", Sandbox.stop, kept_before=False, kept_after=False),
+    Scenario("archive-paused", by("archive"), "paused-disk", "archived", pause("disk"), runtimes=GVISOR),
+    Scenario("wake", by("wake"), "archived", "stopped", archived, kept_before=False, kept_after=False),
+    Scenario("wake-paused", by("wake"), "archived", "paused-disk", archived_paused, runtimes=GVISOR),
+    Scenario("delete-archived", by("delete"), "archived", ABSENT, archived),
     Scenario("delete", by("delete"), "running", ABSENT),
     Scenario("delete-paused", by("delete"), "paused-disk", ABSENT, pause("disk"), runtimes=GVISOR),
     Scenario("snapshot", by("snapshot", name="kept"), "running", "running"),

@@ -16,7 +16,7 @@ from support.instance import until
 from torture.matrix import ABSENT, GROWN, Cell, Recorder, Scenario, Seen
 
 KINDS = ("lost", "stuck", "leaked", "inconsistent")
-_SETTLED = ("running", "paused", "stopped", "failed")
+_SETTLED = ("running", "paused", "stopped", "archived", "failed")
 _ANSWER, _SETTLE, _CLEAR = 100.0, 40.0, 20.0
 """Seconds for the answer, for a settled phase afterwards, and for fsck to find nothing."""
 

@@ -408,7 +408,9 @@ class Sandboxes:
                 await ledger.tell(begun, project_id, sandbox.id, reason)
             try:
                 observed = await act(sandbox, operation)
-            except Unavailable:
+            except Unavailable as error:
+                if error.details.get("part") == "store":  # the node answered: it is as it was
+                    await self._failed(intent, error)
                 raise  # the node is away: whoever settles it then writes the status
             except NotFound as error:
                 await self._refuse_lost(intent)

@@ -36,4 +36,4 @@ class FakeObjects:
 
     def _answer(self) -> None:
         if self.away:
-            raise Unavailable("the object store does not answer", retry_after=1)
+            raise Unavailable("the object store does not answer", retry_after=1, part="store")

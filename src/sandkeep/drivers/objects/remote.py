@@ -102,6 +102,7 @@ class RemoteObjects:
             f"the object store {self.where} failed: {_words(error)}",
             hint="nothing was lost: it can be tried again when the store answers",
             retry_after=10,
+            part="store",
         )
 
 
