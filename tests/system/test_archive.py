@@ -123,6 +123,7 @@ def test_memory_goes_on_after_the_archive(client: Client, instance: Instance) ->
     assert instance.fsck() == []
 
 
+@pytest.mark.long
 def test_snapshots_stay_here(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime)
     said(sandbox, "echo then > /root/file")
@@ -159,6 +160,7 @@ def _damages(path: Path) -> Iterator[tuple[str, bytes]]:
     yield "empty", b""
 
 
+@pytest.mark.long
 def test_every_damaged_object_is_refused_before_anything_runs(client: Client, instance: Instance) -> None:
     sandbox = box(client, "gvisor", name="fragile", persistence="full")
     other = box(client, "gvisor")
@@ -203,6 +205,7 @@ def test_every_damaged_object_is_refused_before_anything_runs(client: Client, in
     assert instance.fsck() == []
 
 
+@pytest.mark.long
 def test_without_its_key_it_is_noise(client: Client, instance: Instance) -> None:
     sandbox = box(client, "runc")
     sandbox.stop()
@@ -219,6 +222,7 @@ def test_without_its_key_it_is_noise(client: Client, instance: Instance) -> None
     assert said(sandbox, "echo here") == "here"
 
 
+@pytest.mark.long
 def test_a_kill_in_the_middle_loses_nothing(client: Client, instance: Instance, runtime: str) -> None:
     """Wherever it comes: it is here, or it is archived, and either way whole."""
     sandbox = box(client, runtime)
@@ -286,14 +290,14 @@ def in_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Instance, 
             yield made, server
 
 
-def test_in_an_object_store(in_s3: tuple[Instance, S3], runtime: str) -> None:
+def test_in_an_object_store(in_s3: tuple[Instance, S3]) -> None:
     instance, server = in_s3
     with client_of(instance) as client:
-        _there_and_back(client, instance, server, runtime)
+        _there_and_back(client, instance, server)
 
 
-def _there_and_back(client: Client, instance: Instance, server: S3, runtime: str) -> None:
-    sandbox = box(client, runtime)
+def _there_and_back(client: Client, instance: Instance, server: S3) -> None:
+    sandbox = box(client, "runc")
     sums = filled(sandbox)
     sandbox.stop()
     sandbox.archive()
@@ -317,12 +321,16 @@ def _there_and_back(client: Client, instance: Instance, server: S3, runtime: str
     assert instance.fsck() == []
 
 
+@pytest.mark.long
 def test_a_store_that_does_not_answer(tmp_path: Path) -> None:
-    with Instance.made(
-        "test",
-        SANDKEEP_ARCHIVE_URL="s3://nowhere",
-        SANDKEEP_ARCHIVE_OPTIONS=str(_options(tmp_path)),
-    ) as instance, client_of(instance) as client:
+    with (
+        Instance.made(
+            "test",
+            SANDKEEP_ARCHIVE_URL="s3://nowhere",
+            SANDKEEP_ARCHIVE_OPTIONS=str(_options(tmp_path)),
+        ) as instance,
+        client_of(instance) as client,
+    ):
         sandbox = box(client, "runc", name="stays")
         said(sandbox, "echo kept > /root/file")
         sandbox.stop()
