@@ -96,6 +96,8 @@ async def test_what_needs_its_disk_is_refused_or_brings_it_back(here: LocalPlatf
     for path, body in (("snapshots", {"name": "one"}), ("fork", {}), ("stop", {})):
         answer = await call(here, "POST", f"/dev/{path}", 409, **body)
         assert "archived" in answer["detail"], path
+    answer = await here.http.get("/v1/sandboxes/dev/browse/list")
+    assert answer.status_code == 409 and "sandkeep wake dev" in answer.json()["hint"]
     changed = await call(here, "PATCH", "/dev", labels={"team": "db"}, disk=16 << 30)
     assert (changed["phase"], changed["labels"]) == ("archived", {"team": "db"})
     assert (await call(here, "POST", "/dev/start"))["phase"] == "running"

@@ -22,7 +22,7 @@ from sandkeep.domain.browse import Difference, FileAt, Point, name_of, raw
 from sandkeep.domain.errors import DeadlineExceeded, Internal, InvalidArgument, NotFound, SandkeepError
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import Phase
-from sandkeep.engine import machine, snapshots
+from sandkeep.engine import archiving, machine, snapshots
 from sandkeep.engine.difference import Comparison, file_at
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.packages import Packages
@@ -69,13 +69,14 @@ class Browser:
         return self._stream(root, lambda: _tree(root, name_of(path), name_of(name), follow, exclude))
 
     def _root(self, point: Point) -> Path:
-        """Raises NotFound."""
+        """Raises NotFound; Conflict for the disk of what is archived."""
         if point.snapshot_id is not None:
             kept = snapshots.find(self._parts, point.sandbox_id, point.snapshot_id)
             return self._parts.disks.generation_path(point.sandbox_id, kept.generation.id)
         record = self._parts.records.sandboxes.get(point.sandbox_id)
         if record is None or record.phase is Phase.DELETED:
             raise NotFound(f"sandbox {point.sandbox_id} is not on this node")
+        archiving.check_here(record, "browse")
         return self._parts.disks.path(point.sandbox_id)
 
     async def _look(self, root: Path, call: Callable[[], T]) -> T:
