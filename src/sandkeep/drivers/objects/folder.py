@@ -78,8 +78,8 @@ class FolderObjects:
             self._tidy(folder)
 
     def _tidy(self, folder: Path) -> None:
-        """Folders that hold nothing any more."""
-        while folder not in (self._folder, folder.parent):
+        """Folders that hold nothing any more, but those at the top: others may be about to use them."""
+        while self._folder not in (folder, folder.parent):
             try:
                 folder.rmdir()
             except FileNotFoundError:

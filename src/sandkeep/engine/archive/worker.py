@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from sandkeep.domain.errors import Internal, NoCapacity
 from sandkeep.engine.archive import frames
 from sandkeep.engine.archive.format import SEALED, Body, body_from_json
@@ -21,6 +23,9 @@ from sandkeep.lib import process
 
 _AT_ONCE = 16
 """Pieces under way to or from the store."""
+_PATIENCE = 8.0
+_PROGRAMS = 4
+"""So many of them run; others wait, since each computes."""
 _FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 Get = Callable[[str], Awaitable[bytes]]
@@ -42,6 +47,7 @@ class Worker:
 
     def __init__(self, user: tuple[int, int] | None) -> None:
         self._user = user
+        self._turns = asyncio.Semaphore(_PROGRAMS)
 
     async def pack(self, folders: Folders, key: bytes, known: set[str], put: Put) -> Body:
         """Every piece that is not known is put; the body names all. Raises Internal, NoCapacity, and what `put` raises."""
@@ -108,6 +114,12 @@ class Worker:
 
     @asynccontextmanager
     async def _started(self, do: str, folders: dict[str, str], key: bytes, **more: str) -> AsyncIterator["_Pipes"]:
+        async with self._turns:
+            async with self._running(do, folders, key, **more) as pipes:
+                yield pipes
+
+    @asynccontextmanager
+    async def _running(self, do: str, folders: dict[str, str], key: bytes, **more: str) -> AsyncIterator["_Pipes"]:
         to, out = os.pipe(), os.pipe()
         said = os.memfd_create("stderr")
         try:
@@ -141,7 +153,8 @@ class Worker:
             pipes.close()
             os.close(said)
             if child.code is None:
-                await asyncio.shield(process.kill([child.pid]))
+                with anyio.CancelScope(shield=True):
+                    await process.kill([child.pid])
 
 
 def _answer(kind: bytes, data: bytes) -> dict[str, Any]:
@@ -182,9 +195,14 @@ class _Crew:
             task.result()
 
     async def give_up(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """What is under way ends first, so that nothing is put any more when somebody erases the archive after this."""
+        if not self._tasks:
+            return
+        with anyio.CancelScope(shield=True):
+            _, late = await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class _Pipes:
