@@ -144,8 +144,12 @@ def _firewall() -> list[str]:
     return sorted(found)
 
 
+_KEPT = {"data/node/keys", "data/archive", "data/archive/sandboxes"}
+
+
 def _files(instance: Instance) -> list[str]:
-    """All below run and data but what is inside disks, and the database's own scratch files."""
+    """All below run and data but what is inside disks, the database's own scratch files, and what stays once anything was
+    archived: the keys, and the store's folders."""
     found = []
     for top in ("run", "data"):
         for folder, folders, files in os.walk(instance.root / top):
@@ -153,8 +157,10 @@ def _files(instance: Instance) -> list[str]:
             if here.parts[:3] == ("data", "pool", "templates"):
                 folders.clear()
                 continue
+            if here.parts == ("data", "node", "keys"):
+                continue
             found += [str(here / name) for name in files if not name.startswith("sandkeep.db-")]
-            found += [f"{here / name}/" for name in folders]
+            found += [f"{here / name}/" for name in folders if str(here / name) not in _KEPT]
     return sorted(found)
 
 
