@@ -22,7 +22,7 @@ from sandkeep.engine.saving import verify
 from sandkeep.engine.undo import Undos
 from sandkeep.telemetry.log import log
 
-_UNDISTURBED = frozenset({"archive", "wake", "update", "delete_snapshot"})
+_UNDISTURBED = frozenset({"archive", "wake", "update", "set_timeline", "delete_snapshot"})
 """What can be done with an archived sandbox."""
 
 
