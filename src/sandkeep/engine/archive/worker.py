@@ -105,6 +105,7 @@ class Worker:
                     if kind != frames.WANT:
                         return _answer(kind, data)
                     task = asyncio.create_task(fetched(data.hex()))
+                    task.add_done_callback(_seen)
                     tasks = {one for one in tasks if not one.done()} | {task, delivering}
                     wanted.put_nowait((data, task))
             finally:
@@ -174,6 +175,12 @@ def _answer(kind: bytes, data: bytes) -> dict[str, Any]:
     return found
 
 
+def _seen(task: "asyncio.Future[Any]") -> None:
+    """Of several that fail at once the first is told; the others are no news."""
+    if not task.cancelled():
+        task.exception()
+
+
 class _Crew:
     """Uploads, some at once; the first failure ends it."""
 
@@ -181,7 +188,9 @@ class _Crew:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, work: Awaitable[None]) -> None:
-        self._tasks.add(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_seen)
+        self._tasks.add(task)
         while len(self._tasks) >= _AT_ONCE:
             await self._some(asyncio.FIRST_COMPLETED)
 
