@@ -69,6 +69,7 @@ BODIES = {
     "compose": {},
     "agent": {},
     "rollback": {"snapshot": "none"},
+    "promote": {"into": "none"},
     "restore": {"snapshot": "none", "path": "/x"},
 }
 
@@ -138,7 +139,9 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     *[("ttl", value) for value in (-1, 0, 0.5, "soon", "1y", 1e300)],
     *[("grace", value) for value in (5, -1)],
     *[("runtime", value) for value in ("docker", "", None, 7)],
-    *[("persistence", value) for value in ("forever", "snapshot", None)],
+    *[("persistence", value) for value in ("forever", None)],
+    *[("commit", value) for value in ("always", "manual")],
+    *[("source", value) for value in ("dev", "@", "dev@", 7)],
     *[("network", value) for value in ("host", None)],
     *[("on_expiry", value) for value in ("explode", "stop")],
     *[("env", value) for value in ({"A=B": "x"}, {"": "x"}, {"A": "\0"}, {"A": 1}, [], {"A": "x" * 70000})],
