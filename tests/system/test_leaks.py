@@ -51,7 +51,7 @@ def test_failed_creations_leave_nothing(client: Client, instance: Instance, runt
     bad = [
         {"template": "none-such"},
         {"memory": "4TiB"},
-        {"persistence": "snapshot"},
+        {"persistence": "volume", "commit": "manual"},
         {"cpus": -1},
         {"name": "../x"},
         {"memory": "64MiB", "disk": "64MiB", "pids": 1},
