@@ -409,7 +409,9 @@ async def test_a_flushed_ruleset_lets_nothing_pass_and_is_repaired(world: World)
     held = await world.attach(3, blocked=True)
     boxes = [one, two, held]
     assert await world.networks.repair(boxes) == 0
+    assert [await world.networks.missing(box) for box in boxes] == [""] * 3
     NftLibrary().run("flush ruleset")
+    assert all([await world.networks.missing(box) for box in boxes])
     with netns.host_listeners(PORT):
         for box in boxes:
             assert await ask(box, PUBLIC) is None
@@ -427,6 +429,7 @@ async def test_a_flushed_ruleset_lets_nothing_pass_and_is_repaired(world: World)
         'delete element inet tn_guard to_outside { "tnv1" }',
     ):
         nft.run(damage)
+        assert await world.networks.missing(one), damage
         assert await world.networks.repair(boxes) > 0, damage
         assert await dial(one, PUBLIC) == f"seen as {UPLINK}", damage
         assert await dial(held, PUBLIC) == "refused", damage

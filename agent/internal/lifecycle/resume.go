@@ -65,10 +65,12 @@ func (s *Service) resume(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if in.Generation != "" {
-		if err := place(filepath.Join(run, "sandkeep/generation"), []byte(in.Generation+"\n"), 0o644); err != nil {
+		err := placeGeneration(in.Generation)
+		if err != nil && in.Become != nil { // a twin must be told; to another one a full disk does no harm
 			gate.WriteError(w, http.StatusInternalServerError, "generation: "+err.Error())
 			return
 		}
+		problems.note(err)
 	}
 	s.Guard.Wake()
 	s.Table.Reaper.Nudge()
@@ -106,6 +108,10 @@ func (s *Service) identify(own identity) error {
 		return becomeItself(own)
 	}
 	return becomeAnother(func() error { return makeHostKeys(s.Table.Reaper) })
+}
+
+func placeGeneration(id string) error {
+	return place(filepath.Join(run, "sandkeep/generation"), []byte(id+"\n"), 0o644)
 }
 
 func withID(env map[string]string, id string) map[string]string {

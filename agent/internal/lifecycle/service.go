@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"errors"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -109,7 +108,7 @@ func (s *Service) init(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	out := s.apply(in)
-	if err := s.firstMoment(in, arrived); err != nil {
+	if err := s.firstMoment(in, arrived, &out); err != nil {
 		gate.WriteError(w, http.StatusInternalServerError, err.Error())
 		return
 	}
@@ -121,15 +120,19 @@ func (s *Service) init(w http.ResponseWriter, r *http.Request) {
 }
 
 // firstMoment writes the generation down and, in a fork, lets the sandbox's hooks run.
-func (s *Service) firstMoment(in *initRequest, arrived time.Time) error {
+func (s *Service) firstMoment(in *initRequest, arrived time.Time, out *initResponse) error {
 	if in.Generation == "" {
 		return nil
 	}
-	if err := place(filepath.Join(run, "sandkeep/generation"), []byte(in.Generation+"\n"), 0o644); err != nil {
-		return errors.New("generation: " + err.Error())
-	}
+	err := placeGeneration(in.Generation)
 	if !in.NewIdentity {
+		problems := report(out.Warnings)
+		problems.note(err) // a full disk keeps nobody from starting
+		out.Warnings = problems
 		return nil
+	}
+	if err != nil {
+		return errors.New("generation: " + err.Error())
 	}
 	if err := s.resumeHooks("fork", in.Generation, arrived, 0); err != nil {
 		return errors.New("hooks: " + err.Error())

@@ -108,12 +108,19 @@ class Guard:
         self._known[slot] = (known - _HOLDS) | holds
 
     def missing(self, slot: int, names: frozenset[str]) -> str:
-        """What of these the kernel does not hold, as it says it; ''."""
+        """What of these, and of the base that they hang on, the kernel does not hold; ''."""
+        settings = self._settings
         try:
-            said = self._nft.run(rulesets.question(self._settings, slot, names))
+            kernel = rulesets.parse(settings, self._nft.run(f"list table inet {settings.guard_table}"), None)
+            chains = "\n".join(self._nft.run(asked) for asked in rulesets.link_chains(settings, slot))
         except NftError as error:
             return str(error).splitlines()[0]
-        return rulesets.lacking(said)
+        if kernel.version != rulesets.base_version(settings):
+            return "the rules of all sandboxes"
+        lacking = names - CHAINS - kernel.slots.get(slot, frozenset())
+        if lacking:
+            return ", ".join(sorted(lacking))
+        return "" if rulesets.are_whole(chains) else "rules of its link"
 
     def repair(self, wanted: dict[int, frozenset[str]]) -> int:
         """Brings back what is missing of the base and of these sandboxes (whose links must exist), in at most two
