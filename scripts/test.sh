@@ -52,7 +52,8 @@ both() {
     said=$(mktemp)
     python -m pytest tests/agent tests/api tests/architecture tests/unit >"$said" 2>&1 &
     beside=$!
-    trap 'kill "$beside" 2>/dev/null; rm -f "$said"' EXIT
+    trap 'kill "$beside" 2>/dev/null || true; rm -f "$said"' EXIT
+    trap 'exit 130' INT TERM HUP
     status=0
     python -m pytest tests/contracts tests/integration tests/system || status=$?
     say "the tests that ran beside these:"

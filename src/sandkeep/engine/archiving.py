@@ -37,6 +37,11 @@ async def archive(parts: Parts, record: Record, entry: Entry) -> Record:
     if record.phase is Phase.ARCHIVED:
         return record
     _check_possible(record)
+    if record.generation and parts.records.token_in(record.generation.id) is not None:
+        raise Conflict(
+            "it is paused in a memory that came from another sandbox, which opens here alone",
+            hint=f"let it run once, and pause it again: sandkeep resume {_called(record)}",
+        )
     if record.archive is None:  # first of all: whoever deletes the sandbox has to know that there may be something
         chain = parts.vault.new_chain(record.id, record.sandbox.project_id)
         record = parts.records.save(replace(record, archive=Archived(chain.key)))
