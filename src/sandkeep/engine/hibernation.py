@@ -83,10 +83,8 @@ async def resume_from_disk(
         if not verified:
             side.start_soon(verify, folder, kept)
         side.start_soon(parts.disks.restore, record.id, kept.id)
-        attachment = await machine.connect(parts, record, entry, undos, blocked=True)
+        await machine.connect(parts, record, entry, undos, blocked=True)
     foreign = parts.records.token_in(kept.id)
     resumed = await machine.restore(parts, record, folder, image, entry, undos, event=event, credential=foreign)
-    record = await receipts.check(parts, record, receipts.Came(event, record.id, kept.id, resumed))
-    entry.step("network.unblock")
-    await parts.networks.unblock(attachment)
+    record = await receipts.admit(parts, record, receipts.Came(event, record.id, kept.id, resumed), entry)
     return replace(record, phase=Phase.RUNNING, hold=None, owed=None, reason="resumed from disk")

@@ -36,15 +36,13 @@ async def create(
             side.start_soon(parts.disks.fork, record.id, source, origin.generation.id, sandbox.spec.limits.disk)
         else:
             side.start_soon(parts.disks.create, record.id, sandbox.spec.template, sandbox.spec.limits.disk)
-        attachment = await machine.connect(parts, record, entry, undos, blocked=origin is not None)
+        await machine.connect(parts, record, entry, undos, blocked=origin is not None)
     async with together() as side:
         side.start_soon(parts.disks.sync)  # the disk is there after a power cut, too; it takes less time than the boot
         booted = await machine.boot(parts, record, entry, undos, new_identity=origin is not None)
     if origin:
         came = receipts.Came("fork", origin.snapshot.sandbox_id, origin.generation.id)
-        booted = await receipts.check(parts, booted, came)
-        entry.step("network.unblock")
-        await parts.networks.unblock(attachment)
+        booted = await receipts.admit(parts, booted, came, entry)
     booted = await sessions.first_point(parts, booted, entry, undos)
     return replace(booted, reason="forked" if origin else "created")
 
@@ -75,12 +73,10 @@ async def start(
     world."""
     record = machine.next_machine(parts, record, undos)
     entry.step("start", machine=record.machine, slot=record.slot)
-    attachment = await machine.connect(parts, record, entry, undos, blocked=came is not None)
+    await machine.connect(parts, record, entry, undos, blocked=came is not None)
     booted = await machine.boot(parts, record, entry, undos)
     if came:
-        booted = await receipts.check(parts, booted, came)
-        entry.step("network.unblock")
-        await parts.networks.unblock(attachment)
+        booted = await receipts.admit(parts, booted, came, entry)
     return replace(booted, reason="started from its disk")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from sandkeep.contracts.guest import Resumed
 from sandkeep.domain.errors import Internal
 from sandkeep.domain.receipt import Check, Receipt
+from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Record
 
@@ -21,8 +22,15 @@ class Came:
     resumed: Resumed | None = None
 
 
-async def check(parts: Parts, record: Record, came: Came) -> Record:
-    """The record with the receipt. Raises Internal, naming the check that failed."""
+async def admit(parts: Parts, record: Record, came: Came, entry: Entry) -> Record:
+    """The record with the receipt; its network is open. Raises Internal, naming the check that failed: it stays closed then."""
+    record = await _check(parts, record, came)
+    entry.step("network.unblock")
+    await parts.networks.unblock(parts.networks.describe(record.id, record.slot, record.spec.network))
+    return record
+
+
+async def _check(parts: Parts, record: Record, came: Came) -> Record:
     checks = (
         await _disk(parts, record, came),
         *_memory(parts, record, came),

@@ -40,15 +40,20 @@ async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entr
         generation, held = await _full(parts, record, entry, undos)
     else:
         generation, held = await _of_disk(parts, record, entry, undos)
+    made = replace(wanted, held=held, parent=record.head or None)
+    _save(parts, Kept(made, generation, record.agent), entry, undos)
+    return after
+
+
+def _save(parts: Parts, kept: Kept, entry: Entry, undos: Undos) -> None:
+    """It goes with its generation when the sandbox's record cannot be written."""
     entry.step("snapshot.record")
 
     async def forget() -> None:
-        parts.records.remove_snapshot(wanted.id)
+        parts.records.remove_snapshot(kept.id)
 
     undos.push("snapshot", forget)
-    made = replace(wanted, held=held, parent=record.head or None)
-    parts.records.save_snapshot(Kept(made, generation, record.agent))
-    return after
+    parts.records.save_snapshot(kept)
 
 
 async def adopt(
@@ -63,10 +68,9 @@ async def adopt(
     await parts.disks.copy_generation(record.id, generation.id, source.id, of.generation.id)
     entry.step("disk.sync")
     await parts.disks.sync()
-    entry.step("snapshot.record")
     made = replace(wanted, held=of.snapshot.held, parent=record.head or None)
     origin, token = of.origin or source.id, of.token or source.token
-    parts.records.save_snapshot(Kept(made, generation, of.agent, origin, token if generation.files else ""))
+    _save(parts, Kept(made, generation, of.agent, origin, token if generation.files else ""), entry, undos)
     return record
 
 
@@ -215,15 +219,14 @@ async def fork_memory(
     async with together() as side:
         side.start_soon(verify, folder, origin.generation)
         side.start_soon(parts.disks.fork, record.id, source.id, origin.generation.id, sandbox.spec.limits.disk)
-        attachment = await machine.connect(parts, record, entry, undos, blocked=True)
+        await machine.connect(parts, record, entry, undos, blocked=True)
     async with together() as side:
         side.start_soon(parts.disks.sync)
         resumed = await machine.restore(
             parts, record, folder, image, entry, undos, event="fork", credential=origin.token or source.token
         )
-    record = await receipts.check(parts, record, receipts.Came("fork", source.id, origin.generation.id, resumed))
-    entry.step("network.unblock")
-    await parts.networks.unblock(attachment)
+    came = receipts.Came("fork", source.id, origin.generation.id, resumed)
+    record = await receipts.admit(parts, record, came, entry)
     now = parts.clock.now()
     ready = record.with_condition(ConditionKind.GUEST_READY, True, "the agent answers", now)
     ready = ready.with_condition(ConditionKind.DISK_READY, True, "the disk is attached", now)
