@@ -1,40 +1,28 @@
-"""The reduced matrix of `make torture`: each step once with the death of the runner, in one of the operations that make it,
-and one of the other deaths for every second operation. The steps are found by running the operations, and checked against
-the code."""
+"""The reduced matrix of `make torture`: see torture.reduced."""
 
 from collections.abc import Iterator
-from random import Random
 
 import pytest
 
 from support.faults.stand import Stand
-from torture import trial
-from torture.matrix import SCENARIOS, Cell, sample
-from torture.run import measured
-
-_PARTS = 4
+from torture.matrix import SCENARIOS, Scenario, journalled_lines
+from torture.reduced import Reduced
 
 
 @pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
-    with Stand.made() as made:
-        yield made
+def reduced() -> Iterator[Reduced]:
+    with Stand.made() as stand:
+        yield Reduced(stand)
 
 
-@pytest.fixture(scope="module")
-def matrix(stand: Stand) -> dict[Cell, float]:
-    return measured(stand, "", thin=True)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_death_in_the_middle_loses_nothing(reduced: Reduced, scenario: Scenario) -> None:
+    for made in reduced.survives(scenario):
+        print(made)
 
 
-@pytest.mark.parametrize("part", range(_PARTS))
-def test_a_death_at_each_step_loses_nothing(stand: Stand, matrix: dict[Cell, float], part: int) -> None:
-    scenarios = {scenario.name: scenario for scenario in SCENARIOS}
-    kept = sample(matrix)
-    assert {cell.victim for cell in kept} == {cell.victim for cell in matrix}
-    mine = kept[part::_PARTS]
-    for number, cell in enumerate(mine, 1):
-        thorough = number == len(mine)
-        outcome = trial.run(
-            stand, cell, scenarios[cell.scenario], matrix[cell], Random(cell.key), thorough=thorough, patient=0.2
-        )
-        assert outcome.out in ("ok", "void"), f"{cell.key}: {outcome}\n{stand.instance.logs()}"
+def test_every_line_that_journals_was_reached_and_nothing_is_left(reduced: Reduced) -> None:
+    assert sorted(journalled_lines() - reduced.reached) == []
+    assert len(reduced.died_at) > 30
+    assert reduced.stand.left_behind() is None
+    assert reduced.stand.unnoticed(thorough=True) is None

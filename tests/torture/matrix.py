@@ -27,6 +27,8 @@ ABSENT = "absent"
 TEMPLATE_STEPS = ["echo built > /etc/built"]
 GROWN = {"memory": "320MiB", "disk": "320MiB", "labels": {"grown": "yes"}}
 FACT = "echo told > /home/user/told; sync"
+IN_COMMAND, LASTS = "exec/amid", 0.08
+"""The point of a command, which no step tells, and about how many seconds it takes."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,23 @@ class Cell:
         return f"{self.runtime}/{self.scenario}/{self.point}{again}/{self.victim}"
 
 
+class CellAim:
+    """The death that a cell is; `lasts`: seconds, of which a death amid a step takes a part."""
+
+    def __init__(self, cell: Cell, delay: float) -> None:
+        self.victim = cell.victim
+        self.in_command = cell.point == IN_COMMAND
+        amid = cell.point.endswith("/amid")
+        self.delay = delay if amid else 0.0
+        self._name = cell.point.removesuffix("amid") + "at" if amid else cell.point
+        self._left = cell.nth
+
+    def takes(self, point: Point) -> bool:
+        here = point.name == self._name
+        self._left -= here
+        return here and self._left == 0
+
+
 @dataclass(frozen=True)
 class Seen:
     """A point of a clean run. `machine`: whether the sandbox had one then; `lasts`: seconds until the next point."""
@@ -300,17 +319,17 @@ def cells(runtime: str, scenario: Scenario, seen: list[Seen]) -> dict[Cell, floa
         for name, machine in moments.items():
             counts[name] += 1
             for victim in VICTIMS:
-                if not _has(runtime, victim) or (victim in OF_MACHINE and not machine):
+                if not has(runtime, victim) or (victim in OF_MACHINE and not machine):
                     continue
                 found[Cell(runtime, scenario.name, name, counts[name], victim)] = one.lasts
     if scenario.name == "exec":  # is not journalled: the clock is the command itself
         for victim in VICTIMS:
-            if _has(runtime, victim):
-                found[Cell(runtime, scenario.name, "exec/amid", 1, victim)] = 0.08
+            if has(runtime, victim):
+                found[Cell(runtime, scenario.name, IN_COMMAND, 1, victim)] = LASTS
     return found
 
 
-def _has(runtime: str, victim: str) -> bool:
+def has(runtime: str, victim: str) -> bool:
     return victim != "gofer" or runtime == "gvisor"
 
 
@@ -325,29 +344,3 @@ def journalled_lines() -> set[str]:
             if (node.func.attr == "step" and of.endswith("entry")) or (node.func.attr == "begin" and "journal" in of):
                 found.add(f"{path.name}:{node.lineno}")
     return found
-
-
-def sample(matrix: dict[Cell, float]) -> list[Cell]:
-    """The reduced matrix: each step once with the death of the runner, in one of the operations that make it, and every
-    second operation once with another death; scenario, runtime, moment and victim go round."""
-    kept: list[Cell] = []
-    steps: dict[str, list[Cell]] = {}
-    operations: dict[str, list[Cell]] = {}
-    for cell in sorted(matrix):
-        if cell.victim == "runner" and (".close/" in cell.point or ".begin/" in cell.point):
-            continue  # the record is durable by then, as at the step before; or nothing was done yet
-        if cell.victim == "runner":
-            steps.setdefault(cell.point.rpartition("/")[0].partition(".")[2], []).append(cell)
-        else:
-            operations.setdefault(cell.scenario, []).append(cell)
-    for number, step in enumerate(sorted(steps)):
-        wanted = ("at", "before", "amid")[number % 3]
-        choices = [cell for cell in steps[step] if cell.point.endswith(wanted)] or steps[step]
-        kept.append(choices[number * 7 % len(choices)])
-    died = Counter[str]()
-    for number, operation in enumerate(sorted(operations)[::2]):
-        rarest = min((cell.victim for cell in operations[operation]), key=lambda victim: (died[victim], victim))
-        died[rarest] += 1
-        choices = [cell for cell in operations[operation] if cell.victim == rarest]
-        kept.append(choices[number * 7 % len(choices)])
-    return kept

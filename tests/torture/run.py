@@ -18,7 +18,7 @@ from support import netns
 from support.faults.stand import Stand
 from support.instance import build_cache
 from torture import trial
-from torture.matrix import SCENARIOS, Cell, Scenario, cells, journalled_lines, sample
+from torture.matrix import SCENARIOS, Cell, CellAim, Scenario, cells, journalled_lines
 from torture.results import ROOT, Results
 
 _THOROUGH = 10
@@ -30,13 +30,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def measured(stand: Stand, only: str, *, thin: bool = False) -> dict[Cell, float]:
-    """The matrix, from a clean run of each operation. Fails when a line that journals was reached by none. `thin`: each
-    operation on one of its runtimes, which take turns."""
+def measured(stand: Stand, only: str) -> dict[Cell, float]:
+    """The matrix, from a clean run of each operation. Fails when a line that journals was reached by none."""
     found: dict[Cell, float] = {}
     reached: set[str] = set()
-    for number, scenario in enumerate(SCENARIOS):
-        for runtime in (scenario.runtimes[number % len(scenario.runtimes)],) if thin else scenario.runtimes:
+    for scenario in SCENARIOS:
+        for runtime in scenario.runtimes:
             name = f"{runtime}/{scenario.name}/"
             if not (name.startswith(only) or only.startswith(name)):
                 continue
@@ -84,8 +83,6 @@ class Torture:
 
     def _queue(self, lasts: dict[Cell, float]) -> list[Cell]:
         """Last first. Whole rounds, each in an order of its own."""
-        if self._asked.sample:
-            return sample(lasts)[::-1]
         done = Counter(str(line["trial"]) for line in self._results.these)
         rounds = []
         for number in range(self._asked.rounds):
@@ -101,8 +98,8 @@ class Torture:
             cell = queue.pop()
             self._number += 1
             outcome = trial.run(
-                stand, cell, scenarios[cell.scenario], lasts[cell], self._chance,
-                thorough=self._number % _THOROUGH == 0,
+                stand, cell.runtime, scenarios[cell.scenario], CellAim(cell, lasts[cell] * self._chance.random()),
+                patient=self._chance.random() < 0.5, thorough=self._number % _THOROUGH == 0,
             )  # fmt: skip
             self._results.add(
                 trial=cell.key, out=outcome.out, answer=outcome.answer, state=outcome.state, s=outcome.seconds,
@@ -128,7 +125,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="end after so long; the next run goes on")
     parser.add_argument("--rounds", type=int, default=1, help="how often each cell of the matrix is tried in all")
     parser.add_argument("--only", default="", help="trials whose names begin so, like runc/create/")
-    parser.add_argument("--sample", action="store_true", help="the reduced matrix of make test")
     parser.add_argument("--seed", type=int, help="of order and delays; printed")
     parser.add_argument("--stop", action="store_true", help="stop at the first failure")
     asked = parser.parse_args()

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
-from random import Random
+from typing import Protocol
 
 from sandkeep.sdk import Sandbox
 from sandkeep.sdk.errors import NotFound, SandkeepError
@@ -13,7 +13,7 @@ from support.faults.clock import Act, Point
 from support.faults.stand import Stand
 from support.faults.victims import DAEMONS, OF_MACHINE, kill_and_wait, resolver_pid
 from support.instance import until
-from torture.matrix import ABSENT, GROWN, Cell, Recorder, Scenario, Seen
+from torture.matrix import ABSENT, GROWN, Recorder, Scenario, Seen
 
 KINDS = ("lost", "stuck", "leaked", "inconsistent")
 _SETTLED = ("running", "paused", "stopped", "archived", "failed")
@@ -29,9 +29,19 @@ class Failed(Exception):
         self.kind, self.why = kind, why
 
 
+class Aim(Protocol):
+    """Who dies, so many seconds after the first point that it takes. `in_command`: no point but the command itself."""
+
+    victim: str
+    delay: float
+    in_command: bool
+
+    def takes(self, point: Point) -> bool: ...
+
+
 @dataclass
 class Outcome:
-    """out: ok, void (the point was not reached, or the victim was not there), or one of KINDS."""
+    """out: ok, void (no point was taken, or the victim was not there), or one of KINDS."""
 
     out: str
     answer: str = ""
@@ -244,28 +254,29 @@ def record(stand: Stand, runtime: str, scenario: Scenario) -> list[Seen]:
 
 
 def run(
-    stand: Stand, cell: Cell, scenario: Scenario, lasts: float, chance: Random, *, thorough: bool, patient: float = 0.5
+    stand: Stand, runtime: str, scenario: Scenario, aim: Aim, *, patient: bool, thorough: bool, counted: bool = True
 ) -> Outcome:
-    """lasts: seconds of the step; patient: how often the client is one that tries again, which takes seconds."""
+    """patient: by a client that tries again. thorough: the bystanders are asked how long they stood still. counted: what is
+    on the host is counted, which waits for what is erased in the background."""
     begun = time.monotonic()
-    operation = Operation(stand, cell.runtime, scenario, patient=chance.random() < patient)
+    operation = Operation(stand, runtime, scenario, patient)
     outcome = Outcome("ok")
     try:
         operation.prepare()
-        hit = _disturb(stand, cell, operation, lasts * chance.random())
+        hit = _disturb(stand, aim, operation)
         outcome.answer = operation.said()
         if hit:
             operation.state()
             _clear(stand)
             outcome.state = operation.state()  # what a machine's death changes comes a moment later
-            operation.check(outcome.state, machine_died=cell.victim in OF_MACHINE)
+            operation.check(outcome.state, machine_died=aim.victim in OF_MACHINE)
         else:
             outcome.out = "void"
         noticed = stand.unnoticed(thorough=thorough)
         if noticed:
             raise Failed("inconsistent", noticed)
         operation.clean()
-        left = stand.left_behind()
+        left = stand.left_behind() if counted else None
         if left:
             raise Failed("leaked", left)
     except Failed as error:
@@ -276,41 +287,39 @@ def run(
     return outcome
 
 
-def _disturb(stand: Stand, cell: Cell, operation: Operation, delay: float) -> bool:
+def _disturb(stand: Stand, aim: Aim, operation: Operation) -> bool:
     """True when the victim died. The platform serves again, and the request has ended, when it returns."""
     done = threading.Event()
     hit: list[bool] = []
 
     def kill(point: Point | None) -> None:
         try:
-            if cell.victim in DAEMONS:
-                killed = [kill_and_wait(stand.pid(name)) for name in DAEMONS[cell.victim]]
+            if aim.victim in DAEMONS:
+                killed = [kill_and_wait(stand.pid(name)) for name in DAEMONS[aim.victim]]
                 hit.append(all(killed))
-            elif cell.victim == "resolver":
+            elif aim.victim == "resolver":
                 hit.append(kill_and_wait(resolver_pid(stand.instance)))
             else:
                 subject = operation.sandbox.id if operation.sandbox else ""
                 if point and point.subject.startswith("sbx_"):
                     subject = point.subject
-                hit.append(bool(subject) and stand.machines.kill(cell.victim, subject))
+                hit.append(bool(subject) and stand.machines.kill(aim.victim, subject))
         finally:
             done.set()
 
-    name, amid = cell.point, cell.point.endswith("/amid")
-    if cell.point == "exec/amid":
+    if aim.in_command:
         operation.begin()
-        time.sleep(delay)
+        time.sleep(aim.delay)
         kill(None)
     else:
-        if amid:
-            name = name.removesuffix("amid") + "at"
-        stand.clock.arm(name, cell.nth, (lambda p: _later(delay, kill, p)) if amid else kill)
+        stand.clock.arm(aim.takes, lambda point: _later(aim.delay, kill, point) if aim.delay else kill(point))
         operation.begin()
         while not done.wait(0.01):
             if operation.ended and stand.clock.disarm():
                 return False
     stand.revive()
     operation.join()
+    stand.clock.disarm()
     return bool(hit) and hit[0]
 
 

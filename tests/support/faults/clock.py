@@ -28,6 +28,7 @@ class Point:
 
 
 Act = Callable[[Point], None]
+Takes = Callable[[Point], bool]
 
 
 class Clock:
@@ -37,8 +38,8 @@ class Clock:
         self._listening.bind(str(path))
         self._listening.listen(16)
         self._lock = threading.Lock()
-        self._passed: list[Point] = []
-        self._armed: tuple[str, int, Act] | None = None
+        self._armed: tuple[Takes, Act] | None = None
+        self._acted = False
         self._always: Act | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -50,17 +51,18 @@ class Clock:
     def watch(self, act: Act | None) -> None:
         """`act` at every point from now on."""
         with self._lock:
-            self._passed, self._always = [], act
+            self._always = act
 
-    def arm(self, name: str, nth: int, act: Act) -> None:
-        """`act` when the point of this name is passed the nth time (from 1), counted from now."""
+    def arm(self, takes: Takes, act: Act) -> None:
+        """`act` at the first point that `takes` takes; it is shown all of them until `disarm`."""
         with self._lock:
-            self._passed, self._armed = [], (name, nth, act)
+            self._armed, self._acted = (takes, act), False
 
     def disarm(self) -> bool:
-        """False: the point was passed, and its act is being done or was."""
+        """False: a point was taken, and its act is being done or was."""
         with self._lock:
-            waits, self._armed, self._always = self._armed is not None, None, None
+            waits = self._armed is not None and not self._acted
+            self._armed, self._always = None, None
             return waits
 
     def _accept(self) -> None:
@@ -80,11 +82,8 @@ class Clock:
     def _take(self, point: Point) -> None:
         act = self._always
         with self._lock:
-            self._passed.append(point)
-            if self._armed:
-                name, nth, wanted = self._armed
-                if name == point.name and sum(1 for p in self._passed if p.name == name) == nth:
-                    self._armed, act = None, wanted
+            if self._armed and self._armed[0](point) and not self._acted:
+                act, self._acted = self._armed[1], True
         if act is not None:
             act(point)
 
