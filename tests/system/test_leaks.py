@@ -20,9 +20,12 @@ def sweep(instance: Instance) -> None:
 
 
 def test_cycles_leave_nothing(client: Client, instance: Instance, runtime: str) -> None:
-    """Short ones, many: what each leaves behind adds up."""
-    piece = run_piece(instance, client, runtime, SHORT[runtime], short=True)
-    assert (piece.leaked, piece.what) == (0, "")
+    """Short ones, many: what each leaves behind adds up. A daemon that grew grows again when it keeps something of each."""
+    for _ in range(2):
+        piece = run_piece(instance, client, runtime, SHORT[runtime], short=True)
+        assert (piece.leaked, piece.what) == (0, "")
+        if max(piece.server, piece.runner) < _GROWTH:
+            break
     assert piece.server < _GROWTH
     assert piece.runner < _GROWTH
     sweep(instance)
