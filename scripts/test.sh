@@ -80,7 +80,7 @@ soak) shift; exec python tests/torture/soak.py "$@" ;;
 *)
     [ $# = 0 ] || shift
     say "preparing the cached test template"
-    (cd tests && python -m support.instance test base >/dev/null)
+    (cd tests && python -m support.instance test base programs >/dev/null)
     REQUIRED=${REQUIRED:-btrfs,gvisor,runc,mmdebstrap,postgres}
     export REQUIRED
     [ $# != 0 ] || lanes

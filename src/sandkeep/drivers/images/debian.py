@@ -21,8 +21,9 @@ USER, USER_ID = "user", 1000
 
 _TEST = ("python3", "sudo")
 _BASE = (*_TEST, "ca-certificates", "curl", "git", "nodejs", "procps", "python3-pip", "python3-venv")
-RECIPES: dict[str, tuple[str, ...]] = {"base": _BASE, "test": _TEST}
-"""Name -> packages on top of the smallest Debian that has apt."""
+_PROGRAMS = (*_TEST, "openssh-client", "postgresql")
+RECIPES: dict[str, tuple[str, ...]] = {"base": _BASE, "test": _TEST, "programs": _PROGRAMS}
+"""Name -> packages on top of the smallest Debian that has apt. What programs has is for tests of snapshots and forks."""
 
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
 _KEPT = "/usr/share/doc/*/copyright"
