@@ -197,6 +197,11 @@ class Machine:
         ioctl.sync(self.bare.disks)
         return self.kept[-1]
 
+    def drop_kept(self) -> None:
+        for kept in self.kept:
+            _destroy(kept)
+        self.kept.clear()
+
     @staticmethod
     def difference(before: Path, after: Path) -> None:
         """What differs between two of those, as the file system's own program writes it, unread."""
@@ -252,6 +257,22 @@ class Machine:
         shutil.rmtree(self.memory, ignore_errors=True)
         _destroy(self.plan.root.with_name(f"{self.plan.root.name}-saved"))
 
+    # -- a moment of it is kept and it runs on, and others go on from there; gVisor only
+
+    def save(self, name: str = "memory") -> Path:
+        """Quiesce, checkpoint, fsync, snapshot of the disk. The folder of the image."""
+        image = self.plan.root.with_name(f"{self.plan.root.name}-{name}")
+        image.mkdir()
+        self._await(self._quiesce())
+        self._command("checkpoint", "--leave-running", "--compression=none", f"--image-path={image}", self.plan.id)
+        self._await(self.bare.networks.unblock(self.plan.network))
+        self.keep()
+        return image
+
+    def go_on_from(self, image: Path) -> None:
+        """`restore` from what another, or itself at another moment, was saved as; its network and group are fresh."""
+        self._enter(*self._flags(), *command.restore(self.plan.id, self.bundle, image))
+
     # -- by the agent
 
     def introduce(self) -> None:
@@ -259,13 +280,15 @@ class Machine:
         values = GuestInit(self.plan.sandbox_id, "bench", {}, 0.0, (), self.plan.limits.memory, self.bare.gvisor)
         self._await(self.bare.guest.init(self.endpoint, replace(values, timestamp=time.time())))
 
-    def ask(self, *argv: str) -> None:
-        async def both() -> None:
-            await self.bare.guest.wait_ready(self.endpoint, 30)
-            done = await self.bare.guest.exec(self.endpoint, ExecRequest(argv))
-            assert done.exit_code == 0, done
+    def ask(self, *argv: str) -> str:
+        return self._await(self.answer(*argv))
 
-        self._await(both())
+    async def answer(self, *argv: str) -> str:
+        """What it printed."""
+        await self.bare.guest.wait_ready(self.endpoint, 30)
+        done = await self.bare.guest.exec(self.endpoint, ExecRequest(argv))
+        assert done.exit_code == 0, done
+        return done.stdout.decode()
 
     # -- the end
 
@@ -282,8 +305,7 @@ class Machine:
         (runsc_state if self.bare.gvisor else runc_state).forget(self.bare.state, self.plan.id)
         self._await(self.bare.networks.detach(network.sandbox_id, network.slot))
         self.destroy_disk()
-        for kept in self.kept:
-            _destroy(kept)
+        self.drop_kept()
         self.drop_saved()
         shutil.rmtree(self.bundle)
         self.bare.forget(self)

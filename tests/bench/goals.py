@@ -40,6 +40,10 @@ _RUN = "disk clone, run, exec true"
 _PAUSE = "quiesce, checkpoint, fsync, checksum, snapshot, kill"
 _KEEP = "subvolume snapshot, sync"
 _BACK = "the same, delete --force, run, exec true"
+_SAVE = "checkpoint --leave-running"
+_TWIN = "one checkpoint, a restore and exec by agent of each"
+_REPLACE = "checkpoint, kill, restore, exec by agent"
+_DROP = "subvolume delete, the same wait"
 _RESUME = "checksum, group, restore, exec by agent"
 
 ROWS: tuple[Row, ...] = (
@@ -67,6 +71,14 @@ ROWS: tuple[Row, ...] = (
     Row("diff", "diff of 10,000 files, 100 changes", _MS, "btrfs send --no-data, unread", Goal(150), Goal(150)),
     Row("diff-now", "the same with the disk as it is now", _MS, "snapshot, sync, the same", Goal(), Goal()),
     Row("rollback", "rollback, the moment before kept, to first exec", _MS, _BACK, Goal(260), Goal(90)),
+    Row("felt-64", "full snapshot: the guest stands still, 64 MB dirty", _MS, _SAVE, Goal(200)),
+    Row("felt-256", "the same, 256 MB dirty", _MS, _SAVE, Goal(450)),
+    Row("felt-1024", "the same, 1,024 MB dirty", _MS, _SAVE, Goal(1000)),
+    Row("fork-memory-1", "fork with memory of what runs, to first exec", _MS, _TWIN, Goal(400)),
+    Row("fork-memory-10", "10 of these at once, all with first exec", _MS, _TWIN, Goal(1600)),
+    Row("fork-memory-100", "100 of these at once, all with first exec", _MS, _TWIN, Goal(16_000)),
+    Row("rollback-memory", "rollback with memory, the moment before kept, too", _MS, _REPLACE, Goal(450)),
+    Row("space", "200 snapshots deleted, to their room in the pool", _MS, _DROP, Goal(5000), Goal(5000)),
     Row("idle-memory", "idle: fall of MemAvailable, each", Unit.SIZE, "bare machines", Goal(18), Goal(10)),
     Row("idle-cpu", "100 idle: CPU in all", Unit.CORE, "bare machines", Goal(6), Goal(3)),
     Row("server", "server, resident with 100 sandboxes", Unit.SIZE, "", Goal(130), Goal(130)),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import hibernation, lifecycle, throughput, timetravel
+from bench import hibernation, lifecycle, memory, space, throughput, timetravel
 from bench.bare import Bare
 from bench.goals import ROWS
 from bench.idle import idle
@@ -33,9 +33,16 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "files": ("write", "read", "copy"),
     "burst": ("burst",),
     "time": ("snapshot", "snapshot-20", "diff", "diff-now", "fork-1", "fork-10", "rollback"),
+    "felt": tuple(f"felt-{size}" for size in memory.SIZES),
+    "twins": ("fork-memory-1", "fork-memory-10", "rollback-memory"),
+    "hundred": ("fork-memory-100",),
+    "space": ("space",),
     "idle": ("idle-memory", "idle-cpu", "server", "runner"),
 }
 """What is measured together, and the rows that come of it."""
+_GVISOR_ALONE = {"disk", "felt", "twins", "hundred"}
+_NOT_QUICK = {"fork-memory-100", "space"}
+"""Left out by --quick, unless they are named."""
 
 
 def main() -> None:
@@ -60,12 +67,12 @@ def main() -> None:
 def _measure(instance: Instance, asked: argparse.Namespace, results: Results) -> None:
     with asyncio.Runner() as loop, client_of(instance) as client:
         for runtime in asked.runtimes:
-            memory = 640 << 20 if runtime == "gvisor" else 256 << 20
-            with Bare(instance, runtime, loop, memory) as bare:
+            limit = 640 << 20 if runtime == "gvisor" else 256 << 20
+            with Bare(instance, runtime, loop, limit) as bare:
                 bench = Bench(client, bare, runtime, results, asked.rounds, asked.template)
                 lifecycle.create_and_delete(replace(bench, results=Results(), rounds=1))  # warms every cache
                 for part, measure in _measures(bench, instance, asked.idle).items():
-                    if set(_PARTS[part]) & asked.rows and not (part == "disk" and runtime == "runc"):
+                    if set(_PARTS[part]) & asked.rows and not (part in _GVISOR_ALONE and runtime == "runc"):
                         say(f"{runtime}: {part}")
                         measure()
 
@@ -80,6 +87,10 @@ def _measures(bench: Bench, instance: Instance, count: int) -> dict[str, Callabl
         "files": lambda: throughput.files(bench, instance),
         "burst": lambda: lifecycle.burst(bench),
         "time": lambda: timetravel.time_travel(bench),
+        "felt": lambda: memory.felt(bench),
+        "twins": lambda: memory.twins(bench),
+        "hundred": lambda: memory.hundred(bench),
+        "space": lambda: space.space_comes_back(bench),
         "idle": lambda: idle(bench, instance, count),
     }
 
@@ -96,7 +107,9 @@ def _arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     known = {row.key for row in ROWS}
     named = set(filter(None, (asked.rows or "").split(",")))
-    asked.rows = {key for name in named for key in _PARTS.get(name, (name,))} or known
+    asked.rows = {key for name in named for key in _PARTS.get(name, (name,))} or known - (
+        _NOT_QUICK if asked.quick else set()
+    )
     if unknown := asked.rows - known:
         parser.error(f"there are no rows {', '.join(sorted(unknown))}")
     asked.runtimes = [name for name in ("gvisor", "runc") if name in asked.runtimes.split(",")]
