@@ -8,7 +8,7 @@ import pytest
 
 from sandkeep.contracts.guest import Unsavable
 from sandkeep.control.allowance import Allowance, Quota
-from sandkeep.domain.errors import Internal, NoCapacity, PauseFailed
+from sandkeep.domain.errors import Internal, NoCapacity, PauseFailed, Unavailable
 from sandkeep.domain.sandbox import Phase, RuntimeKind
 from sandkeep.lib.turns import Turns
 from sandkeep.testing.platform import LocalPlatform
@@ -568,6 +568,34 @@ async def test_a_rollback_needs_no_room_that_it_gives_up(local: LocalPlatform) -
     answer = await local.http.post("/v1/sandboxes/one/rollback", json={"snapshot": "first"})
     assert (answer.status_code, answer.json()["phase"]) == (200, "running"), answer.text
     assert (await show(local, sandbox))["phase"] == "running"
+
+
+async def test_a_promotion_with_a_key_is_made_once(local: LocalPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that failed on its way goes on with the moments that it kept; one that was done is not done again."""
+    assert (await local.http.post("/v1/sandboxes", json={"name": "one"})).status_code == 201
+    assert (await local.http.post("/v1/sandboxes/one/fork", json={"name": "try", "kind": "disk"})).status_code == 201
+    key = {"Idempotency-Key": "p"}
+
+    async def promote(**body: Any) -> Any:
+        return await local.http.post("/v1/sandboxes/try/promote", json={"kind": "disk", **body}, headers=key)
+
+    async def kept() -> list[str]:
+        return [one["id"] for one in (await local.http.get("/v1/sandboxes/one/snapshots")).json()["items"]]
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise Unavailable("the node is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(local.services.snapshots, "rollback", fails)
+        assert (await promote(into="one")).status_code == 503
+    begun = await kept()
+    assert (await promote(into="one")).status_code == 200
+    assert await kept() == begun, "the moment before is the one before the first try"
+    (local.disks.path((await local.http.get("/v1/sandboxes/one")).json()["id"]) / "later").write_text("newer")
+    done = await promote(into="one")
+    assert (done.status_code, await kept()) == (200, begun)
+    assert (local.disks.path(done.json()["id"]) / "later").read_text() == "newer", "it was not rolled back again"
+    assert (await promote(into="one", delete_others=True)).status_code == 409
 
 
 async def test_the_key_of_a_fork_is_for_one_request(local: LocalPlatform) -> None:

@@ -84,6 +84,27 @@ async def later(local: LocalPlatform, seconds: float, looks: int = 2) -> None:
         schedule._look = look  # type: ignore[method-assign]
 
 
+async def test_a_create_sets_it_and_a_name_finds_it(local: LocalPlatform) -> None:
+    async def create(status: int, **timeline: Any) -> dict[str, Any]:
+        answer = await local.http.post("/v1/sandboxes", json={"name": "dev", **timeline})
+        assert answer.status_code == status, answer.text
+        return dict(answer.json())
+
+    asked = {"every": "1h", "keep_last": 3}
+    await create(400, timeline={"every": 1})
+    made = await create(201, timeline=asked)
+    assert (made["timeline"]["every"], made["timeline"]["keep_last"]) == (HOUR, 3)
+    assert (await create(200, timeline=asked))["id"] == (await create(200))["id"] == made["id"]
+    assert (await create(409, timeline={"every": "2h"}))["fields"] == ["timeline"]
+    write(local, made["id"])
+    await later(local, HOUR)
+    await have(local, made["id"], "schedule")
+    (fork,) = (await post(local, made["id"], "fork", 201))["items"]
+    assert fork["timeline"] == made["timeline"]
+    await rules(local, made["id"], min_age="1h")
+    assert (await local.http.get("/v1/sandboxes/dev")).json()["timeline"] is None
+
+
 async def test_on_schedule_and_only_what_changed(local: LocalPlatform) -> None:
     sandbox = await make(local, {"every": "1h"})
     await later(local, HOUR - 60)

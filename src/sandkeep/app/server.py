@@ -141,7 +141,7 @@ async def make_services(
         snapshots=snapshots,
         timelines=timelines,
         forks=forks,
-        promotion=Promotion(events, sandboxes, snapshots, forks),
+        promotion=Promotion(events, sandboxes, snapshots, forks, clock),
         browse=Browse(events, sandboxes, snapshots, reach, runner, guest),
         archives=archives,
         events=events,

@@ -141,3 +141,65 @@ def exec_options(function: Command) -> Command:
     for option in reversed(_EXEC):
         function = option(function)
     return function
+
+
+_TIMELINE = (
+    click.option(
+        "--every", metavar="T", help="A snapshot so long after the last one, like 1h, if anything changed; or `off`."
+    ),
+    click.option(
+        "--kind",
+        type=click.Choice(["disk", "full"]),
+        help="What is kept on schedule of what runs: full is with memory.",
+    ),
+    click.option("--on-exit/--no-on-exit", default=None, help="One when somebody stops its machine."),
+    click.option("--on-oom/--no-on-oom", "on_out_of_memory", default=None, help="One when memory ran out."),
+    click.option("--on-crash/--no-on-crash", default=None, help="One when its machine ended by itself."),
+    click.option("--keep-last", metavar="N", type=int, help="Keep the last N."),
+    click.option("--keep-hourly", metavar="N", type=int, help="Keep the last one of each of N hours that have any."),
+    click.option("--keep-daily", metavar="N", type=int, help="The same of days."),
+    click.option("--keep-weekly", metavar="N", type=int, help="The same of weeks."),
+    click.option("--keep-monthly", metavar="N", type=int, help="The same of months."),
+    click.option(
+        "--keep-tag", "keep_tags", metavar="T", multiple=True, help="Keep those with this tag; may be repeated."
+    ),
+    click.option("--min-age", metavar="T", help="Let nothing go that is younger (default: 1h)."),
+    click.option("--budget", metavar="B", help="Bytes that its snapshots may hold, like 5G; or `none`."),
+    click.option(
+        "--asked-too/--not-asked-too", default=None, help="Also those that you asked for, unless they have a name."
+    ),
+)
+TIMELINE_NAMES = (
+    "every",
+    "kind",
+    "on_exit",
+    "on_out_of_memory",
+    "on_crash",
+    "keep_last",
+    "keep_hourly",
+    "keep_daily",
+    "keep_weekly",
+    "keep_monthly",
+    "keep_tags",
+    "min_age",
+    "budget",
+    "asked_too",
+)
+
+
+def timeline_options(function: Command) -> Command:
+    """The flags that `timeline set` and `create` share."""
+    for option in reversed(_TIMELINE):
+        function = option(function)
+    return function
+
+
+def timeline_given(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of a command's options what was given of these."""
+    found = {name: options.pop(name) for name in TIMELINE_NAMES}
+    given = {name: value for name, value in found.items() if value is not None and value != ()}
+    if given.get("every") == "off":
+        given["every"] = None
+    if given.get("budget") == "none":
+        given["budget"] = None
+    return given

@@ -1,7 +1,11 @@
 """Promote: of several forks that tried something one wins, and its state becomes the parent's, under the parent's identity."""
 
+import hashlib
+import json
 from contextlib import suppress
 
+from sandkeep.contracts.clock import Clock
+from sandkeep.control.creation import made_before
 from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.sandboxes import Sandboxes
@@ -11,26 +15,45 @@ from sandkeep.domain.event import EventKind
 from sandkeep.domain.quantities import format_size
 from sandkeep.domain.sandbox import Persistence, Sandbox
 from sandkeep.domain.snapshot import Cause, SnapshotKind
+from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import snapshots as snapshot_store
 
 
 class Promotion:
-    def __init__(self, events: Events, sandboxes: Sandboxes, snapshots: Snapshots, forks: Forks) -> None:
+    def __init__(self, events: Events, sandboxes: Sandboxes, snapshots: Snapshots, forks: Forks, clock: Clock) -> None:
         self._events = events
         self._sandboxes = sandboxes
         self._snapshots = snapshots
         self._forks = forks
+        self._clock = clock
 
     async def promote(
-        self, project_id: str, fork: str, into: str, *, kind: SnapshotKind | None, delete_others: bool
+        self,
+        project_id: str,
+        fork: str,
+        into: str,
+        *,
+        kind: SnapshotKind | None,
+        delete_others: bool,
+        key: str | None = None,
     ) -> Sandbox:
         """The moment before is kept as a snapshot of the parent, and so is the one that it then goes on from. The fork itself
-        stays. `kind`: None: with memory, where there is some. `delete_others`: the parent's other forks."""
+        stays. `kind`: None: with memory, where there is some. `delete_others`: the parent's other forks. `key`: the
+        idempotency key: what was done with it is not done again, and what was begun goes on with the moments it kept."""
+        once = key and f"promote/{hashlib.sha256(key.encode()).hexdigest()}"
+        fingerprint = hashlib.sha256(json.dumps([fork, into, kind, delete_others]).encode()).hexdigest()
+        if once:
+            async with self._events.change() as ledger:
+                done_before = await made_before(ledger.transaction, project_id, once, fingerprint)
+            if done_before:
+                return await self._sandboxes.get(project_id, done_before)
         winner = await self._sandboxes.get(project_id, fork)
         parent = await self._sandboxes.get(project_id, into)
         _check(winner, parent)
         called = winner.name or winner.id
-        moment = await self._forks.keep(winner, kind, None, f"for its promotion into {parent.name or parent.id}")
+        moment = await self._forks.keep(
+            winner, kind, once and f"{once}/moment", f"for its promotion into {parent.name or parent.id}"
+        )
         memory = moment.kind is SnapshotKind.FULL
         if memory and parent.spec.limits.memory < winner.spec.limits.memory:
             await self._give_up(moment.project_id, moment.sandbox_id, moment.id)
@@ -38,14 +61,24 @@ class Promotion:
                 f"{called} has {format_size(winner.spec.limits.memory)} of memory, more than the parent may have",
                 hint="give the parent as much (sandkeep update), or promote the disk alone: --kind disk",
             )
-        await self._snapshots.keep_before(parent, memory, f"before {called} was promoted", Cause.PROMOTE)
+        before = f"before {called} was promoted"
+        await self._snapshots.keep_before(parent, memory, before, Cause.PROMOTE, once and f"{once}/before")
         adopted = await self._snapshots.create(
-            project_id, parent.id, kind=moment.kind, reason=f"promoted from {called}", cause=Cause.PROMOTE, of=moment
+            project_id,
+            parent.id,
+            kind=moment.kind,
+            reason=f"promoted from {called}",
+            cause=Cause.PROMOTE,
+            key=once and f"{once}/adopted",
+            of=moment,
         )
         done = await self._snapshots.rollback(project_id, parent.id, adopted.id, kind=None, keep_before=False)
         async with self._events.change() as ledger:
             told = EventKind.SANDBOX_PROMOTED, project_id, parent.id, f"from {called}"
             await ledger.tell(*told, fork=winner.id, snapshot=adopted.id)
+            if once and not await made_before(ledger.transaction, project_id, once, fingerprint):
+                transaction, now = ledger.transaction, self._clock.now()
+                await idempotency_store.add(transaction, project_id, once, fingerprint, parent.id, now)
         await self._give_up(moment.project_id, moment.sandbox_id, moment.id)
         if delete_others:
             await self._delete_others(parent, winner)

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.contracts.guest import Guest
@@ -216,15 +217,18 @@ class Snapshots:
             act,
         )
 
-    async def keep_before(self, sandbox: Sandbox, memory: bool, reason: str, cause: Cause) -> Snapshot:
-        """`memory`: too, if there is some that can be kept; the disk in any case."""
+    async def keep_before(
+        self, sandbox: Sandbox, memory: bool, reason: str, cause: Cause, key: str | None = None
+    ) -> Snapshot:
+        """`memory`: too, if there is some that can be kept; the disk in any case. `key`: see `create`."""
+        why: dict[str, Any] = {"cause": cause, "key": key}
         if memory and sandbox.status.phase in (Phase.RUNNING, Phase.PAUSED):
             try:
                 full = SnapshotKind.FULL
-                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, cause=cause)
+                return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, **why)
             except (PauseFailed, Unsupported, NoCapacity) as error:
                 reason += f" (without its memory: {error.message})"
-        return await self.create(sandbox.project_id, sandbox.id, reason=reason, cause=cause)
+        return await self.create(sandbox.project_id, sandbox.id, reason=reason, **why)
 
     # -- the frame around a change
 

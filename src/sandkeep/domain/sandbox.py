@@ -255,6 +255,8 @@ def differences(asked: Spec, existing: Spec) -> list[str]:
         "on_failure": (asked.on_failure, existing.on_failure),
         "commit": (asked.commit, existing.commit),
     }
+    if asked.timeline != Timeline():  # who asks for none takes it as it is
+        fields["timeline"] = (asked.timeline, existing.timeline)
     return [name for name, (left, right) in fields.items() if left != right]
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from sandkeep.wire.shape import Asked, Duration, Given, ShortText, Size
+from sandkeep.wire.timeline import TimelineRules, TimelineSet
 
 Runtime = Literal["gvisor", "runc"]
 Persistence = Literal["ephemeral", "volume", "snapshot", "full"]
@@ -36,7 +37,8 @@ class SandboxCreate(Asked):
     """`name` makes it get-or-create. `source`: NAME@SNAPSHOT, whose disk it begins with (and whose template it has). `commit`: of
     persistence=snapshot alone, what becomes of a session at its stop. `grace`: an ephemeral sandbox is deleted this many
     seconds after its last heartbeat. `on_failure`: what follows when its machine ends by itself; default restart, an ephemeral
-    one is deleted, and one of persistence=snapshot stopped."""
+    one is deleted, and one of persistence=snapshot stopped. `timeline`: when snapshots of it are made by rule, and which stay;
+    default: none."""
 
     name: ShortText | None = None
     template: ShortText = "base"
@@ -56,6 +58,7 @@ class SandboxCreate(Asked):
     grace: Duration | None = None
     source: ShortText | None = None
     commit: Commit | None = None
+    timeline: TimelineSet | None = None
 
 
 class SandboxPatch(Asked):
@@ -82,7 +85,7 @@ class ConditionView(Given):
 class SandboxView(Given):
     """A sandbox. `template` is the name that was asked for, `template_id` the version it was made from; `trust` is
     "trusted code only" where the runtime shares the host's kernel. `failures`: how often in a row its machine ended by
-    itself, or could not be started again; `restart_at`: when the next try is planned."""
+    itself, or could not be started again; `restart_at`: when the next try is planned. `timeline`: null where it is off."""
 
     id: str
     name: str | None
@@ -105,6 +108,7 @@ class SandboxView(Given):
     pause_or_disk: bool
     on_failure: OnFailure = "stop"
     commit: Commit | None = None
+    timeline: TimelineRules | None = None
     failures: int = 0
     restart_at: datetime | None = None
     phase: Phase

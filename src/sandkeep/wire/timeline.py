@@ -32,10 +32,9 @@ class TimelineSet(Asked):
     asked_too: bool = False
 
 
-class TimelineView(Given):
-    """As it was set, in seconds and bytes. `next_at`: when the next snapshot is due, if its disk changes until then."""
+class TimelineRules(Given):
+    """As it was set, in seconds and bytes."""
 
-    sandbox_id: str
     every: float | None
     kind: SnapshotKind
     on_exit: bool
@@ -50,6 +49,12 @@ class TimelineView(Given):
     min_age: float
     budget: int | None
     asked_too: bool
+
+
+class TimelineView(TimelineRules):
+    """`next_at`: when the next snapshot is due, if its disk changes until then."""
+
+    sandbox_id: str
     next_at: datetime | None
 
 

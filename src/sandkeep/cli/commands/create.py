@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from sandkeep.cli.options import create_options
+from sandkeep.cli.options import create_options, timeline_given, timeline_options
 from sandkeep.cli.output import working
 from sandkeep.cli.points import POINT
 from sandkeep.cli.session import Session, pass_session
@@ -33,6 +33,7 @@ from sandkeep.cli.session import Session, pass_session
     type=click.Choice(["never", "on-stop", "manual"]),
     help="Of --persistence snapshot: what becomes of a session at its stop (default: never, it is gone).",
 )
+@timeline_options
 @pass_session
 def create(session: Session, /, **spec: Any) -> None:
     """Make a sandbox, running. Prints its id alone when the output is not a terminal.
@@ -41,6 +42,7 @@ def create(session: Session, /, **spec: Any) -> None:
     Examples:
       sandkeep create --name dev
       sandkeep create --name build --cpus 4 --memory 4GiB --env CI=1 --label team=web
+      sandkeep create --name kept --every 1h --keep-hourly 24 --keep-daily 7
       sandkeep create --name clean-room --persistence snapshot --from dev@clean
       id=$(sandkeep create --persistence ephemeral --network none --ttl 1h --on-expiry delete)
     """
@@ -49,6 +51,7 @@ def create(session: Session, /, **spec: Any) -> None:
 
     for mapping in ("env", "labels"):
         spec[mapping] = spec[mapping] or None
+    spec["timeline"] = timeline_given(spec) or None
     spec["idempotency_key"] = fresh_key()
     try:
         with working(session, "making a sandbox"):

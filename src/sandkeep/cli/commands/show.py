@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandkeep.cli.commands.listing import runtime_cell
+from sandkeep.cli.commands.timeline import summary
 from sandkeep.cli.options import sandbox_argument
 from sandkeep.cli.output import age, clock, size, span
 from sandkeep.cli.printable import printable
@@ -75,6 +76,8 @@ def show(session: Session, ref: str, receipt: bool) -> None:
         then = "deleted" if view.on_expiry == "delete" else _AT_EXPIRY.get(view.persistence, "ended")
         lifetime = f" (lifetime {span(view.ttl)})" if view.ttl is not None else ""
         lines.append(("expires", f"{clock(view.expires_at)}{lifetime}, then it is {then}"))
+    if view.timeline is not None:
+        lines.append(("timeline", summary(view.timeline)))
     lines += [("label", f"{key}={value}") for key, value in sorted(view.labels.items())]
     lines += [("env", f"{key}={value}") for key, value in sorted(view.env.items())]
     for condition in view.conditions:

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sandkeep.cli.options import sandbox_argument
+from sandkeep.cli.options import sandbox_argument, timeline_given, timeline_options
 from sandkeep.cli.output import clock, counted, size, span, table, working
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
-    from sandkeep.wire.timeline import PruneView, TimelineView
+    from sandkeep.wire.timeline import PruneView, TimelineRules, TimelineView
 
 _PERIODS = ("last", "hourly", "daily", "weekly", "monthly")
 
@@ -42,35 +42,13 @@ def show(session: Session, ref: str) -> None:
 
 @timeline.command("set")
 @sandbox_argument
-@click.option(
-    "--every", metavar="T", help="A snapshot so long after the last one, like 1h, if anything changed; or `off`."
-)
-@click.option(
-    "--kind", type=click.Choice(["disk", "full"]), help="What is kept on schedule of what runs: full is with memory."
-)
-@click.option("--on-exit/--no-on-exit", default=None, help="One when somebody stops its machine.")
-@click.option("--on-oom/--no-on-oom", "on_out_of_memory", default=None, help="One when memory ran out.")
-@click.option("--on-crash/--no-on-crash", default=None, help="One when its machine ended by itself.")
-@click.option("--keep-last", metavar="N", type=int, help="Keep the last N.")
-@click.option("--keep-hourly", metavar="N", type=int, help="Keep the last one of each of N hours that have any.")
-@click.option("--keep-daily", metavar="N", type=int, help="The same of days.")
-@click.option("--keep-weekly", metavar="N", type=int, help="The same of weeks.")
-@click.option("--keep-monthly", metavar="N", type=int, help="The same of months.")
-@click.option("--keep-tag", "keep_tags", metavar="T", multiple=True, help="Keep those with this tag; may be repeated.")
-@click.option("--min-age", metavar="T", help="Let nothing go that is younger (default: 1h).")
-@click.option("--budget", metavar="B", help="Bytes that its snapshots may hold, like 5G; or `none`.")
-@click.option(
-    "--asked-too/--not-asked-too", default=None, help="Also those that you asked for, unless they have a name."
-)
+@timeline_options
 @click.option("--off", is_flag=True, help="No snapshot is made or goes by rule any more; those that are there stay.")
 @pass_session
 def set_(
     session: Session,
     /,
     ref: str,
-    every: str | None,
-    budget: str | None,
-    keep_tags: tuple[str, ...],
     off: bool,
     **rules: Any,
 ) -> None:
@@ -85,20 +63,13 @@ def set_(
       sandkeep timeline set dev --on-exit --on-crash --keep-last 10 --budget 5G
       sandkeep timeline set dev --off
     """
-    given: dict[str, Any] = {name: value for name, value in rules.items() if value is not None}
-    if every is not None:
-        given["every"] = None if every == "off" else every
-    if budget is not None:
-        given["budget"] = None if budget == "none" else budget
-    if keep_tags:
-        given["keep_tags"] = keep_tags
+    given = timeline_given(rules)
     if bool(given) == off:
         raise click.UsageError("nothing to change" if not off else "--off goes alone")
     found = session.sandbox(ref)
     view = found.timeline.off() if off else found.timeline.set(**given)
     session.say(shown(view), view)
-    if view.every is not None and not _counts(view) and view.budget is None:
-        session.note("note: nothing says what goes; from 1,000 snapshots on no more are made")
+    note_what_grows(session, view)
 
 
 @timeline.command()
@@ -122,16 +93,16 @@ def prune(session: Session, ref: str, plan: bool) -> None:
     session.note(f"{counted(gone, 'snapshot')} of {len(view.items)} {'would go' if plan else 'went'}{total}{budget}")
 
 
+def note_what_grows(session: Session, rules: "TimelineRules") -> None:
+    if rules.every is not None and not counts(rules) and rules.budget is None:
+        session.note("note: nothing says what goes; from 1,000 snapshots on no more are made")
+
+
 def shown(view: "TimelineView") -> str:
-    memory = " with memory" if view.kind == "full" else ""
-    made = [f"every {_time(view.every)}{memory}"] if view.every is not None else []
-    made += [f"on {name}" for name, on in _ends(view) if on]
-    keep = [f"{_count(view, name)} {name}" for name in _PERIODS if _count(view, name)]
-    keep += [f"tagged {tag}" for tag in view.keep_tags]
     lines = [
-        ("made", ", ".join(made) or "none by rule"),
+        ("made", made(view)),
         ("next", clock(view.next_at) if view.next_at else "-"),
-        ("keep", ", ".join(keep) if keep else "-" if view.budget is not None else "all"),
+        ("keep", kept(view)),
         ("budget", size(view.budget)),
         ("min age", _time(view.min_age) if view.min_age else "-"),
         ("rules", "also for those that you asked for" if view.asked_too else "not for those that you asked for"),
@@ -139,16 +110,35 @@ def shown(view: "TimelineView") -> str:
     return "\n".join(f"{name + ':':<9}{text}" for name, text in lines)
 
 
-def _ends(view: "TimelineView") -> list[tuple[str, bool]]:
-    return [("exit", view.on_exit), ("out of memory", view.on_out_of_memory), ("crash", view.on_crash)]
+def summary(rules: "TimelineRules") -> str:
+    """In one line."""
+    budget = "" if rules.budget is None else f", within {size(rules.budget)}"
+    return f"snapshots {made(rules)}; stay: {kept(rules)}{budget}"
 
 
-def _count(view: "TimelineView", period: str) -> int:
-    return int(getattr(view, f"keep_{period}"))
+def made(rules: "TimelineRules") -> str:
+    memory = " with memory" if rules.kind == "full" else ""
+    when = [f"every {_time(rules.every)}{memory}"] if rules.every is not None else []
+    when += [f"on {name}" for name, on in _ends(rules) if on]
+    return ", ".join(when) or "none by rule"
 
 
-def _counts(view: "TimelineView") -> bool:
-    return any(_count(view, period) for period in _PERIODS)
+def kept(rules: "TimelineRules") -> str:
+    keep = [f"{_count(rules, name)} {name}" for name in _PERIODS if _count(rules, name)]
+    keep += [f"tagged {tag}" for tag in rules.keep_tags]
+    return ", ".join(keep) if keep else "-" if rules.budget is not None else "all"
+
+
+def _ends(rules: "TimelineRules") -> list[tuple[str, bool]]:
+    return [("exit", rules.on_exit), ("out of memory", rules.on_out_of_memory), ("crash", rules.on_crash)]
+
+
+def _count(rules: "TimelineRules", period: str) -> int:
+    return int(getattr(rules, f"keep_{period}"))
+
+
+def counts(rules: "TimelineRules") -> bool:
+    return any(_count(rules, period) for period in _PERIODS)
 
 
 def _time(seconds: float) -> str:

@@ -32,8 +32,9 @@ from sandkeep.domain.sandbox import (
 )
 from sandkeep.domain.snapshot import Snapshot, SnapshotKind
 from sandkeep.domain.template import Template
-from sandkeep.domain.timeline import SnapshotSizes
+from sandkeep.domain.timeline import SnapshotSizes, Timeline
 from sandkeep.domain.why import Explanation
+from sandkeep.edge.api import timelines
 from sandkeep.wire import events, keys, platform, sandboxes, snapshots, templates
 
 TRUSTED_ONLY = "trusted code only"
@@ -63,6 +64,7 @@ def spec(asked: sandboxes.SandboxCreate) -> Spec:
         pause_or_disk=asked.pause_or_disk,
         on_failure=OnFailure(asked.on_failure) if asked.on_failure else default_on_failure(persistence),
         commit=Commit(asked.commit) if asked.commit else default_commit(persistence),
+        timeline=timelines.asked_for(asked.timeline) if asked.timeline else Timeline(),
     )
 
 
@@ -109,6 +111,7 @@ def sandbox(found: Sandbox) -> sandboxes.SandboxView:
         pause_or_disk=spec.pause_or_disk,
         on_failure=spec.on_failure.value,
         commit=spec.commit.value if spec.commit else None,
+        timeline=timelines.rules(spec.timeline),
         failures=found.restarts.failures,
         restart_at=None if found.restarts.next_at is None else moment(found.restarts.next_at),
         phase=status.phase.value,

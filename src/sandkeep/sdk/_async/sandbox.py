@@ -90,6 +90,7 @@ class AsyncSandbox(SandboxFields):
         grace: Duration | None = None,
         source: str | None = None,
         commit: "Commit | None" = None,
+        timeline: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         client: AsyncClient | None = None,
     ) -> "AsyncSandbox":
@@ -97,7 +98,8 @@ class AsyncSandbox(SandboxFields):
         chooses. Safe to repeat: each call carries an idempotency key (`idempotency_key` to choose it).
 
         `source`: `NAME@SNAPSHOT`, whose disk it begins with. `commit`: of `persistence="snapshot"`, what becomes of a session
-        at its stop (default never). `on_failure`: what follows when its machine ends by itself (default restart).
+        at its stop (default never). `timeline`: as `sandbox.timeline.set` takes it, like `{"every": "1h", "keep_daily": 7}`.
+        `on_failure`: what follows when its machine ends by itself (default restart).
         `grace`: an ephemeral sandbox is deleted so long after its last `heartbeat()`.
         Raises AlreadyExists (same name, other spec), QuotaExceeded, NoCapacity, InvalidArgument, NotFound (template).
         """
@@ -121,6 +123,7 @@ class AsyncSandbox(SandboxFields):
             grace=grace,
             source=source,
             commit=commit,
+            timeline=dict(timeline) if timeline is not None else None,
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = await client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
@@ -422,13 +425,20 @@ class AsyncSandbox(SandboxFields):
         return view
 
     async def promote(
-        self, into: "AsyncSandbox | str", *, kind: "SnapshotKind | None" = None, delete_others: bool = False
+        self,
+        into: "AsyncSandbox | str",
+        *,
+        kind: "SnapshotKind | None" = None,
+        delete_others: bool = False,
+        idempotency_key: str | None = None,
     ) -> "AsyncSandbox":
         """Make the state of this fork that of another sandbox (its parent), which keeps its id, name, address, policies and
-        identity; the moment before is kept as a snapshot of it. `delete_others`: its other forks. Never sent twice. Returns
-        the parent. Raises NotFound, Conflict, Unsupported, PauseFailed (its memory cannot be saved: `kind="disk"`)."""
+        identity; the moment before is kept as a snapshot of it. `delete_others`: its other forks. Safe to repeat, as `create`
+        is. Returns the parent. Raises NotFound, Conflict, Unsupported, PauseFailed (its memory cannot be saved:
+        `kind="disk"`)."""
         body = given(into=into if isinstance(into, str) else into.id, kind=kind, delete_others=delete_others)
-        answer = await self._transport.call("POST", self._path + "/promote", body=body)
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = await self._transport.call("POST", self._path + "/promote", body=body, headers=headers, again=True)
         return type(self)(self.client, answer)
 
     async def fork(

@@ -93,6 +93,7 @@ class Sandbox(SandboxFields):
         grace: Duration | None = None,
         source: str | None = None,
         commit: "Commit | None" = None,
+        timeline: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         client: Client | None = None,
     ) -> "Sandbox":
@@ -100,7 +101,8 @@ class Sandbox(SandboxFields):
         chooses. Safe to repeat: each call carries an idempotency key (`idempotency_key` to choose it).
 
         `source`: `NAME@SNAPSHOT`, whose disk it begins with. `commit`: of `persistence="snapshot"`, what becomes of a session
-        at its stop (default never). `on_failure`: what follows when its machine ends by itself (default restart).
+        at its stop (default never). `timeline`: as `sandbox.timeline.set` takes it, like `{"every": "1h", "keep_daily": 7}`.
+        `on_failure`: what follows when its machine ends by itself (default restart).
         `grace`: an ephemeral sandbox is deleted so long after its last `heartbeat()`.
         Raises AlreadyExists (same name, other spec), QuotaExceeded, NoCapacity, InvalidArgument, NotFound (template).
         """
@@ -124,6 +126,7 @@ class Sandbox(SandboxFields):
             grace=grace,
             source=source,
             commit=commit,
+            timeline=dict(timeline) if timeline is not None else None,
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
@@ -425,13 +428,20 @@ class Sandbox(SandboxFields):
         return view
 
     def promote(
-        self, into: "Sandbox | str", *, kind: "SnapshotKind | None" = None, delete_others: bool = False
+        self,
+        into: "Sandbox | str",
+        *,
+        kind: "SnapshotKind | None" = None,
+        delete_others: bool = False,
+        idempotency_key: str | None = None,
     ) -> "Sandbox":
         """Make the state of this fork that of another sandbox (its parent), which keeps its id, name, address, policies and
-        identity; the moment before is kept as a snapshot of it. `delete_others`: its other forks. Never sent twice. Returns
-        the parent. Raises NotFound, Conflict, Unsupported, PauseFailed (its memory cannot be saved: `kind="disk"`)."""
+        identity; the moment before is kept as a snapshot of it. `delete_others`: its other forks. Safe to repeat, as `create`
+        is. Returns the parent. Raises NotFound, Conflict, Unsupported, PauseFailed (its memory cannot be saved:
+        `kind="disk"`)."""
         body = given(into=into if isinstance(into, str) else into.id, kind=kind, delete_others=delete_others)
-        answer = self._transport.call("POST", self._path + "/promote", body=body)
+        headers = {"Idempotency-Key": idempotency_key or fresh_key()}
+        answer = self._transport.call("POST", self._path + "/promote", body=body, headers=headers, again=True)
         return type(self)(self.client, answer)
 
     def fork(

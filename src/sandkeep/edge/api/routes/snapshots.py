@@ -78,11 +78,19 @@ async def commit_session(
 
 
 @router.post("/promote")
-async def promote_fork(ref: str, asked: PromoteRequest, who: Caller, use: Using) -> SandboxView:
+async def promote_fork(
+    ref: str,
+    asked: PromoteRequest,
+    who: Caller,
+    use: Using,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> SandboxView:
     """The state of this fork becomes that of `into`, which keeps its id, name, address, policies and identity. Both moments are
     snapshots of it afterwards: the one before, and the one that it goes on from."""
     kind = SnapshotKind(asked.kind) if asked.kind else None
-    done = await use.promotion.promote(who.project_id, ref, asked.into, kind=kind, delete_others=asked.delete_others)
+    done = await use.promotion.promote(
+        who.project_id, ref, asked.into, kind=kind, delete_others=asked.delete_others, key=idempotency_key
+    )
     return shapes.sandbox(done)
 
 

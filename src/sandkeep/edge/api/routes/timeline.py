@@ -5,11 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from sandkeep.control.timelines import Pruning
-from sandkeep.domain.quantities import parse_duration, parse_size
 from sandkeep.domain.sandbox import Sandbox
-from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.domain.timeline import Keep, Timeline
-from sandkeep.edge.api import shapes
+from sandkeep.edge.api import shapes, timelines
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.wire.timeline import PruneRequest, PruneView, TimelineSet, TimelineView, VerdictView
 
@@ -25,7 +22,7 @@ async def show_timeline(ref: str, who: Caller, use: Using) -> TimelineView:
 @router.put("")
 async def set_timeline(ref: str, asked: TimelineSet, who: Caller, use: Using) -> TimelineView:
     """The whole of it: what is left out is off. It goes with the sandbox, and with its forks."""
-    changed = await use.timelines.set(who.project_id, ref, _timeline(asked))
+    changed = await use.timelines.set(who.project_id, ref, timelines.asked_for(asked))
     return _shown(changed, await use.timelines.next_at(changed))
 
 
@@ -39,42 +36,9 @@ async def prune_timeline(
     return _pruning(found, await act(who.project_id, found.id), done=not asked.plan)
 
 
-def _timeline(asked: TimelineSet) -> Timeline:
-    """Raises InvalidArgument."""
-    return Timeline(
-        every=None if asked.every is None else parse_duration(asked.every, "every"),
-        kind=SnapshotKind(asked.kind),
-        on_exit=asked.on_exit,
-        on_out_of_memory=asked.on_out_of_memory,
-        on_crash=asked.on_crash,
-        keep=Keep(asked.keep_last, asked.keep_hourly, asked.keep_daily, asked.keep_weekly, asked.keep_monthly),
-        keep_tags=tuple(asked.keep_tags),
-        min_age=parse_duration(asked.min_age, "min_age"),
-        budget=None if asked.budget is None else parse_size(asked.budget, "budget"),
-        asked_too=asked.asked_too,
-    )
-
-
 def _shown(found: Sandbox, next_at: float | None) -> TimelineView:
-    timeline = found.spec.timeline
-    return TimelineView(
-        sandbox_id=found.id,
-        every=timeline.every,
-        kind=timeline.kind.value,
-        on_exit=timeline.on_exit,
-        on_out_of_memory=timeline.on_out_of_memory,
-        on_crash=timeline.on_crash,
-        keep_last=timeline.keep.last,
-        keep_hourly=timeline.keep.hourly,
-        keep_daily=timeline.keep.daily,
-        keep_weekly=timeline.keep.weekly,
-        keep_monthly=timeline.keep.monthly,
-        keep_tags=list(timeline.keep_tags),
-        min_age=timeline.min_age,
-        budget=timeline.budget,
-        asked_too=timeline.asked_too,
-        next_at=None if next_at is None else shapes.moment(next_at),
-    )
+    due = None if next_at is None else shapes.moment(next_at)
+    return TimelineView(sandbox_id=found.id, next_at=due, **timelines.fields(found.spec.timeline))
 
 
 def _pruning(sandbox: Sandbox, found: Pruning, *, done: bool) -> PruneView:
