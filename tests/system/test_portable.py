@@ -147,7 +147,12 @@ def test_memory_goes_on_in_another_installation(client: Client, there: Client, e
     assert said(moved, "cat /etc/machine-id") != machine_id
     assert said(moved, "echo $SANDKEEP_SANDBOX_ID $TOKEN") == f"{moved.id} hush-hush-hush"
     receipt = moved.receipt()
-    assert all(check.ok for check in receipt.checks) and {check.name for check in receipt.checks} >= {"memory", "network", "environment", "limits"}
+    assert all(check.ok for check in receipt.checks) and {check.name for check in receipt.checks} >= {
+        "memory",
+        "network",
+        "environment",
+        "limits",
+    }
     moved.pause()
     moved.resume()
     assert int(said(moved, "cat /dev/shm/n")) > now, "by now it is its own"
