@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from sandkeep.domain.errors import InvalidArgument
-from sandkeep.domain.portable import END, MAGIC, MANIFEST, PIECE, Frames, frame, head, key_text, parse_key
 from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.domain.portable import END, MAGIC, MANIFEST, PIECE, Frames, frame, head, key_text, parse_key
 from sandkeep.domain.sandbox import Phase
 from sandkeep.engine.archive import keys
 from sandkeep.engine.archive.format import Body, Head, write_manifest
