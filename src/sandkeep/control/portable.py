@@ -13,14 +13,20 @@ from sandkeep.control.creation import Fork
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.templates import BUILD_LABEL
+from sandkeep.domain.errors import Busy
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.portable import Frames, head, parse_key
 from sandkeep.domain.sandbox import Sandbox
 
 
+_AT_ONCE = 8
+"""Files that come in: of each the head is held."""
+
+
 class Portable:
     def __init__(self, events: Events, sandboxes: Sandboxes, runner: Runner) -> None:
+        self._coming = 0
         self._events = events
         self._sandboxes = sandboxes
         self._runner = runner
@@ -54,6 +60,24 @@ class Portable:
         the idempotency key. Nothing is left of what does not come to its end. Raises InvalidArgument, Unsupported, AlreadyExists,
         QuotaExceeded, NoCapacity."""
         parse_key(file_key)
+        if self._coming >= _AT_ONCE:
+            raise Busy(f"{_AT_ONCE} files are being imported", hint="try again", retry_after=5)
+        self._coming += 1
+        try:
+            return await self._bring(project_id, name, file_key, content, disk_only, key, caller)
+        finally:
+            self._coming -= 1
+
+    async def _bring(
+        self,
+        project_id: str,
+        name: str | None,
+        file_key: str,
+        content: AsyncIterator[bytes],
+        disk_only: bool,
+        key: str | None,
+        caller: str,
+    ) -> tuple[Sandbox, bool]:
         frames = Frames(content)
         begin = head(*await frames.head())
         carried = await self._runner.look_portable(file_key, disk_only, _once(begin))

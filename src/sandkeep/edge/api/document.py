@@ -18,8 +18,8 @@ def api_document(version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of the JSON routes."""
     document = api_app(None, version).openapi()
     document["info"]["description"] = (
-        "Bodies and answers of the JSON routes. Errors are RFC 9457 problem details. Files, trees, export, import, the agent's own "
-        "services and the terminal are described in docs/reference/http.md and agent/PROTOCOL.md."
+        "Bodies and answers of the JSON routes. Errors are RFC 9457 problem details. Files, trees, export, import, "
+        "the agent's own services and the terminal are described in docs/reference/http.md and agent/PROTOCOL.md."
     )
     document["security"] = [{"bearer": []}]
     components = document["components"]

@@ -83,7 +83,9 @@ def runner_app(
         try:
             result = await getattr(runner, name)(**arguments, content=content)
         except SandkeepError as failed:
-            return _failure(failed)
+            answer = _failure(failed)
+            answer.headers["connection"] = "close"  # the rest is not read: who still sends it looks for the answer then
+            return answer
         return JSONResponse({"result": codec.encode_result(result)})
 
     routes = [
