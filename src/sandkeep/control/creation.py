@@ -81,13 +81,14 @@ async def intend(
                 )
             return existing, False
     await quota.take(transaction, project_id)
+    imported = fork is not None and fork.origin is None
     lifetime = spec.lifetime
     sandbox = Sandbox(
         id=new_id(IdKind.SANDBOX),
         project_id=project_id,
         name=name,
         spec=spec,
-        status=Status(Phase.STARTING, reason="being created", since=now),
+        status=Status(Phase.STARTING, reason="being imported" if imported else "being created", since=now),
         epoch=1,
         created_at=now,
         updated_at=now,

@@ -19,7 +19,6 @@ from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.portable import Frames, head, parse_key
 from sandkeep.domain.sandbox import Sandbox
 
-
 _AT_ONCE = 8
 """Files that come in: of each the head is held."""
 

@@ -76,6 +76,8 @@ def believed(key: bytes, manifest: bytes, facts: dict[str, Any]) -> Opened:
         if not is_id(source, IdKind.SANDBOX) or spec.persistence in CANNOT:
             raise ValueError("its sandbox is none that can be exported")
         memory = _memory(wanted, facts["memory"]) if wanted or facts["memory"] else None
+        if memory and spec.persistence is not Persistence.FULL:
+            raise ValueError("it has memory, and keeps none")
         size, saved_at = int(facts["size"]), float(facts["created_at"])
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError("what it says of its sandbox is not what an export says") from error

@@ -225,11 +225,11 @@ class Porter:
         if kept:
             await disks.snapshot(sandbox.id, generation)
         await disks.sync()
-        said = f"; {left_out} devices were left out" if left_out else ""
+        devices = f"; {left_out} devices were left out" if left_out else ""
         record = Record(sandbox, operation.epoch, 0, secrets.token_urlsafe(32), owed=ANEW)
         if not kept:
             aside = "; its memory was left aside" if opened.memory else ""
-            return replace(record, phase=Phase.STOPPED, reason=f"imported from a file{aside}{said}")
+            return replace(record, phase=Phase.STOPPED, reason=f"imported from a file{aside}{devices}")
         return replace(
             record,
             phase=Phase.PAUSED,
@@ -237,7 +237,7 @@ class Porter:
             generation=replace(kept.generation, id=generation),
             agent=kept.agent,
             foreign=Foreign(generation, opened.carried.source, kept.token),
-            reason=f"imported from a file, with its memory{said}",
+            reason=f"imported from a file, with its memory{devices}",
         )
 
     async def _opened(self, frames: Frames, key: str) -> Opened:
@@ -289,7 +289,10 @@ class Porter:
                     folders, opened.manifest, opened.key, signing(opened.key), get, strange=True
                 )
             except NoCapacity as error:
-                error.hint = "make room in the pool; a disk at its limit has to be larger before it is exported"
+                error.hint = (
+                    "make room in the pool; or, since here it shares nothing with a template, give it a larger disk "
+                    "(sandkeep update NAME --disk SIZE) and export it again"
+                )
                 raise
         while await _piece(frames) is not None:
             if not skipping:
