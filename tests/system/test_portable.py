@@ -164,6 +164,7 @@ def test_memory_goes_on_in_another_installation(client: Client, there: Client, e
     assert elsewhere.fsck() == []
 
 
+@pytest.mark.long
 def test_what_is_damaged_is_refused_and_nothing_is_left(
     client: Client, there: Client, elsewhere: Instance, tmp_path: Path
 ) -> None:
