@@ -33,6 +33,7 @@ OTHER_VARIABLES = {
     "SANDKEEP_INSTANCE": "Which instance a command means, when --instance is not given. Default: `default`.",
     "SANDKEEP_URL": "Address of the server, for CLI and SDK.",
     "SANDKEEP_KEY": "API key, for CLI and SDK.",
+    "SANDKEEP_FILE_KEY": "The key of the file that `sandkeep import` reads, when there is no --key-file.",
     "SANDKEEP_CONFIG_FOLDER": "Where the settings files are. Default: /etc/sandkeep.",
     "SANDKEEP_AGENT": "Path of another agent binary than the one in the package: for development.",
     "SANDKEEP_VERBOSE": "Not empty: setup prints what the package manager prints.",

@@ -28,6 +28,7 @@ from sandkeep.domain.errors import (
 )
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import FactKind, OperationRef, SandboxOnNode, SnapshotOnNode, TemplateOnNode
+from sandkeep.domain.portable import key_text
 from sandkeep.domain.quantities import GIB
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits, Persistence, Phase, RuntimeKind, Spec
 from sandkeep.domain.snapshot import SnapshotKind
@@ -328,3 +329,54 @@ async def test_so_many_streams_and_no_more(case: Case) -> None:
         while len(readings):
             await anyio.sleep(0.01)
     assert await anext(case.runner.read_file(then, "/folder/0")) == b"number 0"
+
+
+async def _once(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_a_sandbox_goes_into_a_file_and_comes_out_of_one(case: Case) -> None:
+    sandbox, key = await case.sandbox(), key_text(bytes(range(32)))
+    with pytest.raises(Conflict):
+        async for _ in case.runner.export_sandbox(sandbox, key):
+            pass
+    await case.runner.pause(case.operation(), sandbox, Hold.DISK, False)
+    data = b"".join([chunk async for chunk in case.runner.export_sandbox(sandbox, key)])
+    carried = await case.runner.look_portable(key, False, _once(data))
+    assert (carried.source, carried.memory, carried.spec.persistence) == (sandbox, True, Persistence.FULL)
+    operation = case.operation()
+    asked = SandboxOnNode(new_id(IdKind.SANDBOX), new_id(IdKind.PROJECT), carried.spec)
+    half = len(data) // 2
+    observed = await case.runner.import_sandbox(operation, asked, key, False, _once(data[:half], data[half:]))
+    assert (observed.phase, observed.hold) == (Phase.PAUSED, Hold.DISK)
+    again = await case.runner.import_sandbox(operation, asked, key, False, _once(data))
+    assert again == observed, "the same operation has the same outcome"
+    with pytest.raises(NotFound):
+        async for _ in case.runner.export_sandbox(new_id(IdKind.SANDBOX), key):
+            pass
+
+
+async def test_a_file_that_breaks_off_leaves_nothing(case: Case) -> None:
+    sandbox, key = await case.sandbox(Persistence.VOLUME), key_text(bytes(range(32)))
+    await case.runner.stop(case.operation(), sandbox)
+    data = b"".join([chunk async for chunk in case.runner.export_sandbox(sandbox, key)])
+    carried = await case.runner.look_portable(key, False, _once(data))
+    asked = SandboxOnNode(new_id(IdKind.SANDBOX), new_id(IdKind.PROJECT), carried.spec)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield data[:-20]
+        raise DeadlineExceeded("nobody sends any more")
+
+    with pytest.raises(DeadlineExceeded):
+        await case.runner.import_sandbox(case.operation(), asked, key, False, broken())
+    with anyio.fail_after(10):
+        while asked.id in (await case.local.disks.contents()).disks or case.local.parts.journal.entries():
+            await anyio.sleep(0.01)
+    assert await case.runner.show(asked.id) is None
+    damaged = data[:-20] + bytes(15) + data[-5:]
+    with pytest.raises(InvalidArgument):
+        await case.runner.import_sandbox(case.operation(), asked, key, False, _once(damaged, *[bytes(1 << 20)] * 20))
+    assert await case.runner.show(asked.id) is None
+    observed = await case.runner.import_sandbox(case.operation(), asked, key, False, _once(data))
+    assert observed.phase is Phase.STOPPED

@@ -6,6 +6,7 @@ not yet done, `amid`: while it is being done. Just after a step is just before t
 
 import ast
 import contextlib
+import io
 import os
 import signal
 import threading
@@ -130,6 +131,29 @@ def archived_paused(sandbox: Sandbox) -> None:
     sandbox.archive()
 
 
+CARRIED: dict[str, tuple[bytes, str]] = {}
+
+
+def export(client: Client, sandbox: Sandbox) -> None:
+    Sandbox(client, sandbox._answer).export(io.BytesIO())
+
+
+def carried(ready: Callable[[Sandbox], object]) -> Callable[[Sandbox], None]:
+    def prepare(sandbox: Sandbox) -> None:
+        ready(sandbox)
+        file = io.BytesIO()
+        key = sandbox.export(file)
+        CARRIED.clear()
+        CARRIED[sandbox.id] = file.getvalue(), key
+
+    return prepare
+
+
+def bring(client: Client, sandbox: Sandbox) -> None:
+    data, key = CARRIED[sandbox.id]
+    Sandbox.from_file(io.BytesIO(data), key, name="brought", client=client)
+
+
 def set_timeline(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).timeline.set(every="1h", keep_last=3)
 
@@ -198,6 +222,12 @@ SCENARIOS = (
     Scenario("wake", by("wake"), "archived", "stopped", archived, kept_before=False, kept_after=False),
     Scenario("wake-paused", by("wake"), "archived", "paused-disk", archived_paused, runtimes=GVISOR),
     Scenario("delete-archived", by("delete"), "archived", ABSENT, archived),
+    Scenario("export", export, "stopped", "stopped", Sandbox.stop, kept_before=False, kept_after=False),
+    Scenario("export-paused", export, "paused-disk", "paused-disk", pause("disk"), runtimes=GVISOR),
+    Scenario(
+        "import", bring, "stopped", "stopped", carried(Sandbox.stop), kept_before=False, kept_after=False,
+    ),
+    Scenario("import-paused", bring, "paused-disk", "paused-disk", carried(pause("disk")), runtimes=GVISOR),
     Scenario("delete", by("delete"), "running", ABSENT),
     Scenario("delete-paused", by("delete"), "paused-disk", ABSENT, pause("disk"), runtimes=GVISOR),
     Scenario("snapshot", by("snapshot", name="kept"), "running", "running"),

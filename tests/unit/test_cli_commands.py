@@ -23,7 +23,8 @@ LINES = [("stdout", b"out\n"), ("stderr", b"err\n")]
 ALL = [
     "setup", "up", "down", "demo", "doctor", "runtimes", "fsck", "purge", "create", "list", "show", "update", "exec",
     "shell", "run", "cp", "logs", "pause", "resume", "stop", "start", "delete", "wait", "why", "events", "stats",
-    "snapshot", "rollback", "promote", "commit", "diff", "restore", "fork", "timeline", "archive", "wake", "template",
+    "snapshot", "rollback", "promote", "commit", "diff", "restore", "fork", "timeline", "archive", "wake", "export",
+    "import", "template",
     "key", "node", "backup", "support-bundle", "completion",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]

@@ -24,6 +24,7 @@ from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
+from sandkeep.control.portable import Portable
 from sandkeep.control.promotion import Promotion
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reach import Reach
@@ -144,6 +145,7 @@ async def make_services(
         promotion=Promotion(events, sandboxes, snapshots, forks, clock),
         browse=Browse(events, sandboxes, snapshots, reach, runner, guest),
         archives=archives,
+        portable=Portable(events, sandboxes, runner),
         events=events,
         reconciler=reconciler,
         nodes=nodes,

@@ -25,6 +25,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "fork": ("fork:fork", "Make sandboxes from a sandbox or its snapshot."),
         "archive": ("archive:archive", "Move a sandbox to the object store."),
         "wake": ("archive:wake", "Bring an archived sandbox back."),
+        "export": ("portable:export", "Write a sandbox into one file."),
+        "import": ("portable:import_", "Make a sandbox from such a file."),
         "timeline": ("timeline:timeline", "Make snapshots by rule, and keep the right ones."),
     },
     "In a sandbox": {

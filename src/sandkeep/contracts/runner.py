@@ -18,6 +18,7 @@ from sandkeep.domain.node import (
     TemplateOnNode,
     Usage,
 )
+from sandkeep.domain.portable import Carried
 from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.sandbox import Hold, Lifetime, Limits
 from sandkeep.domain.timeline import SnapshotSizes, Timeline
@@ -95,6 +96,28 @@ class Runner(Protocol):
     async def wake(self, operation: OperationRef, sandbox_id: str, disk_only: bool) -> Observed:
         """Back from the store: paused with its memory, or stopped. What is not as it was put there is refused (Conflict), and
         memory that does not fit this host (Unsupported): it then stays archived."""
+        ...
+
+    def export_sandbox(self, sandbox_id: str, key: str) -> AsyncGenerator[bytes, None]:
+        """The file (domain/portable) that carries what is stopped, or paused on disk, to another installation; opened there by
+        this key. To be closed. It changes nothing. Raises Conflict, Unsupported, NotFound, also when it is deleted meanwhile."""
+        ...
+
+    async def look_portable(self, key: str, disk_only: bool, content: AsyncIterator[bytes]) -> Carried:
+        """What is in a file, of which `content` is the beginning up to its manifest. Raises InvalidArgument for what is none, or
+        does not open; what `import_sandbox` would raise before anything is made."""
+        ...
+
+    async def import_sandbox(
+        self,
+        operation: OperationRef,
+        sandbox: SandboxOnNode,
+        key: str,
+        disk_only: bool,
+        content: AsyncIterator[bytes],
+    ) -> Observed:
+        """As `create`, with the disk that is in the file, and its memory unless `disk_only`: stopped, or paused. Nothing is left
+        when it raises: InvalidArgument for a file that is not as it was made, Unsupported for memory that does not fit here."""
         ...
 
     async def update(

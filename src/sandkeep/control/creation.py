@@ -19,10 +19,10 @@ from sandkeep.store.database import Transaction
 
 @dataclass(frozen=True)
 class Fork:
-    """origin: the snapshot; memory: of which it has the memory, too; request: what was asked for, as text, which a retry with
-    the same idempotency key repeats."""
+    """origin: the snapshot, None for a file; memory: of which it has the memory, too; request: what was asked for, as text, which
+    a retry with the same idempotency key repeats."""
 
-    origin: str
+    origin: str | None
     memory: bool
     request: str
 
@@ -51,15 +51,16 @@ async def intend(
                 raise NotFound("what this Idempotency-Key made was deleted", hint="use a fresh key")
             check_stays(made)
             return made, False
-    template = await template_store.get(transaction, project_id, spec.template)
-    if template is None or template.phase is not TemplatePhase.READY:
-        state = f"is {template.phase}" if template else "does not exist"
-        raise NotFound(
-            f"template {spec.template[:64]!r} {state}",
-            hint="sandkeep template list shows those that are there; sandkeep setup builds `base`",
-            field="template",
-        )
-    spec = replace(spec, template=template.id, template_name=template.name)
+    if spec.template or not fork:  # what came out of a file has none here, and its forks neither
+        template = await template_store.get(transaction, project_id, spec.template)
+        if template is None or template.phase is not TemplatePhase.READY:
+            state = f"is {template.phase}" if template else "does not exist"
+            raise NotFound(
+                f"template {spec.template[:64]!r} {state}",
+                hint="sandkeep template list shows those that are there; sandkeep setup builds `base`",
+                field="template",
+            )
+        spec = replace(spec, template=template.id, template_name=template.name)
     if name is not None:
         existing = await store.get(transaction, project_id, name)
         if existing is not None:
@@ -67,7 +68,7 @@ async def intend(
             if fork:
                 raise AlreadyExists(
                     f"a sandbox named {name} exists",
-                    hint="choose another name, or delete that one",
+                    hint=f"choose another name (--name), or delete that one: sandkeep delete {name}",
                     existing=existing.id,
                 )
             fields = differences(spec, existing.spec)
@@ -80,13 +81,14 @@ async def intend(
                 )
             return existing, False
     await quota.take(transaction, project_id)
+    imported = fork is not None and fork.origin is None
     lifetime = spec.lifetime
     sandbox = Sandbox(
         id=new_id(IdKind.SANDBOX),
         project_id=project_id,
         name=name,
         spec=spec,
-        status=Status(Phase.STARTING, reason="being created", since=now),
+        status=Status(Phase.STARTING, reason="being imported" if imported else "being created", since=now),
         epoch=1,
         created_at=now,
         updated_at=now,

@@ -53,6 +53,11 @@ from sandkeep.store import snapshots as snapshot_store
 
 _CREATES_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
 """A boot waits about as long as it computes; more of them at once only take longer each."""
+_GIVE_UP = 30.0
+
+
+Bring = Callable[[OperationRef, SandboxOnNode], Awaitable[Observed]]
+"""How the node makes it out of a file."""
 
 
 class Sandboxes:
@@ -121,9 +126,11 @@ class Sandboxes:
         caller: str,
         *,
         fork: Fork | None = None,
+        bring: Bring | None = None,
     ) -> tuple[Sandbox, bool]:
         """`spec.template` is the name asked for. With a name: get-or-create. True: it was made by this call. `caller`:
-        the key that asks; the callers take turns. `fork`: it goes on from a snapshot of another."""
+        the key that asks; the callers take turns. `fork`: it goes on from a snapshot of another, or comes out of a file, by
+        `bring`."""
         if name is not None:
             check_name(name)
         spec.check()
@@ -133,17 +140,19 @@ class Sandboxes:
                 sandbox, fresh = await intend(ledger, now, project_id, name, spec, idempotency_key, self._quota, fork)
             if not fresh:
                 if sandbox.status.phase is Phase.NEW or (sandbox.status.phase is Phase.STARTING and sandbox.epoch == 1):
-                    return await self._settle_interrupted_create(sandbox, caller), False
+                    return await self._settle_interrupted_create(sandbox, caller, bring), False
                 return sandbox, False
             async with self._locks[sandbox.id]:  # so that others wait for it, and the reconciler leaves it alone
-                return await self._create_on_node(sandbox, caller), True
+                return await self._create_on_node(sandbox, caller, bring), True
 
-    async def _create_on_node(self, sandbox: Sandbox, caller: str) -> Sandbox:
+    async def _create_on_node(self, sandbox: Sandbox, caller: str, bring: Bring | None = None) -> Sandbox:
         assert sandbox.operation is not None
         node_view = SandboxOnNode(sandbox.id, sandbox.project_id, sandbox.spec, sandbox.name, sandbox.created_at)
+        operation = OperationRef(sandbox.operation, sandbox.epoch)
+        if bring:
+            return await self._bring_to_node(sandbox, operation, node_view, bring)
         try:
             async with self._turns.turn(caller):
-                operation = OperationRef(sandbox.operation, sandbox.epoch)
                 if sandbox.origin:
                     observed = await self._runner.fork(operation, node_view, sandbox.origin, sandbox.origin_memory)
                 else:
@@ -155,7 +164,21 @@ class Sandboxes:
             raise
         return await self.settle(sandbox, observed, EventKind.SANDBOX_STARTED)
 
-    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str) -> Sandbox:
+    async def _bring_to_node(
+        self, sandbox: Sandbox, operation: OperationRef, node_view: SandboxOnNode, bring: Bring
+    ) -> Sandbox:
+        """Nobody but this caller has the file: whatever goes wrong, nothing of the sandbox stays."""
+        try:
+            observed = await bring(operation, node_view)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_GIVE_UP):
+                reason = f"the import failed: {error}" if isinstance(error, SandkeepError) else "the import broke off"
+                with suppress(SandkeepError):
+                    await self.delete(sandbox.project_id, sandbox.id, reason=reason)
+            raise
+        return await self.settle(sandbox, observed, EventKind.SANDBOX_IMPORTED)
+
+    async def _settle_interrupted_create(self, sandbox: Sandbox, caller: str, bring: Bring | None = None) -> Sandbox:
         """A retry of a create that a crash interrupted: the same operation again, with the same outcome."""
         async with self.held(sandbox.project_id, sandbox.id):
             current = await self.by_id(sandbox.id) or replace(
@@ -164,7 +187,7 @@ class Sandboxes:
             check_stays(current)  # the reconciler may have taken it for given up
             if current.status.phase not in (Phase.NEW, Phase.STARTING):
                 return current
-            return await self._create_on_node(current, caller)
+            return await self._create_on_node(current, caller, bring)
 
     async def _forget(self, sandbox: Sandbox, reason: str) -> None:
         async with self._events.change() as ledger:

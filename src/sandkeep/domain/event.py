@@ -35,6 +35,8 @@ class EventKind(StrEnum):
     SANDBOX_FORKED = "sandbox.forked"
     SANDBOX_PROMOTED = "sandbox.promoted"
     SANDBOX_FILES_RESTORED = "sandbox.files_restored"
+    SANDBOX_EXPORTED = "sandbox.exported"
+    SANDBOX_IMPORTED = "sandbox.imported"
     SANDBOX_DELETING = "sandbox.deleting"
     SANDBOX_DELETED = "sandbox.deleted"
     SANDBOX_ADOPTED = "sandbox.adopted"
@@ -81,6 +83,8 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_PROMOTED: "The state of `fork` became its own; `snapshot` keeps that moment.",
     EventKind.SANDBOX_FORKED: "Others were made from one of its snapshots; `forks` are their ids.",
     EventKind.SANDBOX_FILES_RESTORED: "A file or folder is as it was at a snapshot; `path` says which.",
+    EventKind.SANDBOX_EXPORTED: "All of it was sent as one file to who asked for it; it is as it was.",
+    EventKind.SANDBOX_IMPORTED: "It came out of a file: stopped, or paused with its memory.",
     EventKind.SANDBOX_DELETING: "A delete has begun.",
     EventKind.SANDBOX_DELETED: "Nothing of it is left.",
     EventKind.SANDBOX_ADOPTED: "The server took it over from the node, which alone knew it; the reason says from what.",

@@ -62,7 +62,7 @@ class Phase(StrEnum):
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.NEW: frozenset({Phase.STARTING, Phase.FAILED, Phase.DELETING}),
-    Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
+    Phase.STARTING: frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.RUNNING: frozenset({Phase.PAUSING, Phase.STOPPING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.PAUSING: frozenset({Phase.PAUSED, Phase.RUNNING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.PAUSED: frozenset(

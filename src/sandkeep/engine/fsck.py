@@ -42,7 +42,10 @@ async def check(parts: Parts) -> dict[str, Any]:
         if records[sandbox_id].phase not in (Phase.DELETED, Phase.ARCHIVED):
             found("disk.missing", sandbox_id, "the record has no disk in the pool")
     kept = parts.records.generations()
+    read = {one.subject for one in parts.journal.entries() if one.verb in ("diff", "export")}
     for generation in contents.generations.keys() - kept.keys():
+        if contents.generations[generation] in read:
+            continue  # it lives as long as that
         found("generation.unowned", generation, f"a moment of {contents.generations[generation]} without a record")
     for generation in kept.keys() - contents.generations.keys():
         owner = records.get(kept[generation])

@@ -58,7 +58,7 @@ def check_possible(parts: Parts, sandbox: SandboxOnNode) -> None:
             hint="sandkeep runtimes shows what each runtime can do",
             field="persistence",
         )
-    if spec.template not in parts.records.templates:
+    if spec.template and spec.template not in parts.records.templates:  # what was imported has none here
         raise NotFound(f"template {spec.template_name} is not on this node", hint="sandkeep template list")
 
 

@@ -2,16 +2,16 @@
 lane; epoch and operation id; the intent, the act, the durable record, and only then the answer.
 """
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Container
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
-from sandkeep.domain.errors import Internal, NotFound, SandkeepError, Superseded, Unavailable, every_error
-from sandkeep.domain.node import Observed, OperationRef
+from sandkeep.domain.errors import Conflict, Internal, NotFound, SandkeepError, Superseded, Unavailable, every_error
+from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.sandbox import DEADLINES, Hold, Phase
 from sandkeep.engine import archiving, machine
 from sandkeep.engine.exits import Exits
@@ -104,6 +104,47 @@ class Operations:
                     raise
                 await self._settle(record, after, entry)
                 return self._parts.records.sandboxes[sandbox_id].observed()
+
+        return await self.detached(body)
+
+    async def make(
+        self,
+        operation: OperationRef,
+        sandbox: SandboxOnNode,
+        verb: str,
+        deadline: float,
+        gone: Container[str],
+        room: AbstractAsyncContextManager[None],
+        work: Callable[[Entry, Undos], Awaitable[Record]],
+    ) -> Observed:
+        """A sandbox that was not there: `work` makes it and returns its record. `gone`: those whose delete came before this;
+        `room`: held meanwhile; raises when it cannot be, before anything is done."""
+
+        async def body() -> Observed:
+            async with self._lanes.operate(sandbox.id, Phase.STARTING, deadline):
+                existing = self._parts.records.sandboxes.get(sandbox.id)
+                if existing is not None:
+                    self.fence(operation, existing)
+                    if operation.id in existing.outcomes:
+                        return replay(existing, operation.id)
+                    raise Conflict(f"sandbox {sandbox.id} exists on this node")
+                if sandbox.id in gone:
+                    raise Superseded(f"sandbox {sandbox.id} was deleted before its creation came")
+                async with room:
+                    entry = self._parts.journal.begin(operation.id, verb, sandbox.id)
+                    try:
+                        async with Undos() as undos:
+                            record = await work(entry, undos)
+                            entry.step("record")
+                            record = self._parts.records.save(record.with_outcome(operation.id, None))
+                    except BaseException:
+                        with anyio.CancelScope(shield=True), suppress(Exception), anyio.fail_after(SYNC_PATIENCE):
+                            await self._parts.disks.sync()  # the disk is gone also after a power cut; then the intent
+                        entry.close()
+                        raise
+                    entry.close()
+                self._exits.watch(record)
+                return record.observed()
 
         return await self.detached(body)
 

@@ -76,6 +76,19 @@ class Archived:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """A generation whose memory came from another sandbox: which one, and what opens the agent in it."""
+
+    generation: str
+    origin: str
+    token: str = field(repr=False)
+
+
+ANEW = {"": ""}
+"""Owed to a disk that came from another sandbox's for good: an identity that nobody had before."""
+
+
+@dataclass(frozen=True)
 class Record:
     """One sandbox as this node must remember it. `phase` is settled: running, paused, stopped, archived, failed or deleted (a
     tombstone). `boots` numbers its machines, `exited` is that of the one that ended by itself (0 when it was asked for, or
@@ -83,7 +96,8 @@ class Record:
     its machine or generation goes on with, `head` the snapshot that its disk came from last.
     `archive`: what there is of it in the store; it is all that there is when the phase is archived.
     `point`: where each session of persistence=snapshot starts. `receipt`: what was checked when it last came back. `owed`: the
-    identity (contents in base64 by name) that its disk had before it became another sandbox's, until it is on it again.
+    identity (contents in base64 by name) that its disk had before it became another sandbox's, until it is on it again, or
+    ANEW. `foreign`: of the generation that it was imported with.
     `outcomes`: operation id -> error, or None for success."""
 
     sandbox: SandboxOnNode
@@ -106,6 +120,7 @@ class Record:
     receipt: Receipt | None = None
     owed: dict[str, str] | None = field(default=None, repr=False)
     archive: Archived | None = None
+    foreign: Foreign | None = field(default=None, repr=False)
 
     @property
     def disk_limit(self) -> int:
@@ -114,7 +129,12 @@ class Record:
 
     @property
     def owed_identity(self) -> dict[str, bytes] | None:
-        return None if self.owed is None else {name: base64.b64decode(text) for name, text in self.owed.items()}
+        """None: none, or ANEW."""
+        return (
+            None
+            if self.owed in (None, ANEW)
+            else {name: base64.b64decode(text) for name, text in (self.owed or {}).items()}
+        )
 
     @property
     def id(self) -> str:
@@ -207,6 +227,7 @@ def _record_from_json(data: dict[str, Any]) -> Record:
         receipt=receipt_from(data.get("receipt")),
         owed=data.get("owed"),
         archive=_archived_from_json(data["archive"]) if data.get("archive") else None,
+        foreign=Foreign(**data["foreign"]) if data.get("foreign") else None,
     )
 
 
@@ -400,8 +421,16 @@ class Records:
 
     def token_in(self, generation_id: str) -> str | None:
         """What opens the agent in this memory, if it was saved of another sandbox than the one that it is now of."""
+        foreign = self.foreign(generation_id)
+        if foreign:
+            return foreign.token
         found = (kept for kept in self.snapshots.values() if kept.generation.id == generation_id and kept.origin)
         return next((kept.token for kept in found if kept.origin != kept.snapshot.sandbox_id), None)
+
+    def foreign(self, generation_id: str) -> Foreign | None:
+        """Of a generation that a sandbox was imported with, while that is paused in it."""
+        imported = (r.foreign for r in self.sandboxes.values() if r.foreign and r.generation)
+        return next((one for one in imported if one.generation == generation_id), None)
 
     def save_snapshot(self, kept: Kept) -> None:
         with writing("the record"):

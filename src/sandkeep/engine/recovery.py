@@ -90,7 +90,7 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
             await parts.disks.delete_template(item.subject)
         return
     unknown = item.subject not in parts.records.sandboxes and item.subject not in parts.records.unreadable
-    if unknown and item.verb == "create":
+    if unknown and item.verb in ("create", "import"):
         # Never acknowledged. Its machine and network are ended as strangers; its disk is ours to remove.
         await _kill_machines_of(parts, item.subject)
         await parts.disks.delete(item.subject)

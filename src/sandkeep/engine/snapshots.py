@@ -41,7 +41,9 @@ async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entr
     else:
         generation, held = await _of_disk(parts, record, entry, undos)
     made = replace(wanted, held=held, parent=record.head or None)
-    _save(parts, Kept(made, generation, record.agent), entry, undos)
+    foreign = parts.records.foreign(generation.id)
+    origin, token = (foreign.origin, foreign.token) if foreign else ("", "")
+    _save(parts, Kept(made, generation, record.agent, origin, token), entry, undos)
     return after
 
 

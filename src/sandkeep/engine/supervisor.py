@@ -3,7 +3,7 @@ lifecycle and hibernation, and what follows from a machine that ends by itself i
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from sandkeep.domain.errors import (
     InUse,
     NotFound,
     PauseFailed,
-    Superseded,
     Unsupported,
 )
 from sandkeep.domain.node import (
@@ -33,6 +32,7 @@ from sandkeep.domain.node import (
     TemplateOnNode,
     Usage,
 )
+from sandkeep.domain.portable import Carried
 from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.domain.snapshot import Cause, SnapshotKind
@@ -42,8 +42,9 @@ from sandkeep.engine.browse import Browser
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.lanes import Lanes
-from sandkeep.engine.operations import SYNC_PATIENCE, Operations, replay
+from sandkeep.engine.operations import Operations, replay
 from sandkeep.engine.parts import Parts
+from sandkeep.engine.portable import Porter
 from sandkeep.engine.records import Kept, Record
 from sandkeep.engine.recovery import mend, recover
 from sandkeep.engine.rescue import give_back, leave_or_stay, set_room
@@ -73,6 +74,7 @@ class Supervisor:
         self._probed: tuple[float, str] | None = None
         self._probing = anyio.Lock()
         self._deleted: dict[str, None] = {}
+        self._porter = Porter(parts, self._lanes, self._operations, self._deleted)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Recover, then serve until cancelled. Sandboxes live on after it ends."""
@@ -109,50 +111,47 @@ class Supervisor:
     async def _make(
         self, operation: OperationRef, sandbox: SandboxOnNode, snapshot_id: str | None, memory: bool
     ) -> Observed:
-        async def body() -> Observed:
-            async with self._lanes.operate(sandbox.id, Phase.STARTING, DEADLINES[Phase.STARTING]):
-                existing = self._parts.records.sandboxes.get(sandbox.id)
-                if existing is not None:
-                    self._operations.fence(operation, existing)
-                    if operation.id in existing.outcomes:
-                        return replay(existing, operation.id)
-                    raise Conflict(f"sandbox {sandbox.id} exists on this node")
-                if sandbox.id in self._deleted:
-                    raise Superseded(f"sandbox {sandbox.id} was deleted before its creation came")
-                lifecycle.check_possible(self._parts, sandbox)
-                origin = self._parts.records.snapshots.get(snapshot_id or "")
-                if snapshot_id and origin is None:
-                    raise NotFound(f"snapshot {snapshot_id} is not on this node")
-                async with self._parts.admitted(sandbox.id, sandbox.spec, new_disk=True):
-                    entry = self._parts.journal.begin(operation.id, "create", sandbox.id)
-                    try:
-                        async with Undos() as undos:
-                            record = await self._begin(operation, sandbox, entry, undos, origin, memory)
-                            entry.step("record")
-                            record = self._parts.records.save(record.with_outcome(operation.id, None))
-                    except BaseException:
-                        with anyio.CancelScope(shield=True), suppress(Exception), anyio.fail_after(SYNC_PATIENCE):
-                            await self._parts.disks.sync()  # the disk is gone also after a power cut; then the intent
-                        entry.close()
-                        raise
-                    entry.close()
-                self._exits.watch(record)
-                return record.observed()
+        @asynccontextmanager
+        async def admitted() -> AsyncIterator[None]:
+            lifecycle.check_possible(self._parts, sandbox)
+            self._origin(snapshot_id)
+            async with self._parts.admitted(sandbox.id, sandbox.spec, new_disk=True):
+                yield
 
-        return await self._operations.detached(body)
+        async def work(entry: Entry, undos: Undos) -> Record:
+            origin = self._origin(snapshot_id)
+            if origin and memory:
+                return await snapshots.fork_memory(self._parts, operation, sandbox, origin, entry, undos)
+            return await lifecycle.create(self._parts, operation, sandbox, entry, undos, origin)
 
-    async def _begin(
+        return await self._operations.make(
+            operation, sandbox, "create", DEADLINES[Phase.STARTING], self._deleted, admitted(), work
+        )
+
+    def _origin(self, snapshot_id: str | None) -> Kept | None:
+        """Raises NotFound."""
+        origin = self._parts.records.snapshots.get(snapshot_id or "")
+        if snapshot_id and origin is None:
+            raise NotFound(f"snapshot {snapshot_id} is not on this node")
+        return origin
+
+    # -- to and from another installation
+
+    def export_sandbox(self, sandbox_id: str, key: str) -> AsyncGenerator[bytes, None]:
+        return self._porter.export(sandbox_id, key)
+
+    async def look_portable(self, key: str, disk_only: bool, content: AsyncIterator[bytes]) -> Carried:
+        return await self._porter.look(key, disk_only, content)
+
+    async def import_sandbox(
         self,
         operation: OperationRef,
         sandbox: SandboxOnNode,
-        entry: Entry,
-        undos: Undos,
-        origin: Kept | None,
-        memory: bool,
-    ) -> Record:
-        if origin and memory:
-            return await snapshots.fork_memory(self._parts, operation, sandbox, origin, entry, undos)
-        return await lifecycle.create(self._parts, operation, sandbox, entry, undos, origin)
+        key: str,
+        disk_only: bool,
+        content: AsyncIterator[bytes],
+    ) -> Observed:
+        return await self._porter.bring(operation, sandbox, key, disk_only, content)
 
     async def start(self, operation: OperationRef, sandbox_id: str, rescue: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:

@@ -4,7 +4,7 @@ Arguments and results are standard dataclasses, enums and containers; pydantic c
 """
 
 import inspect
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -24,8 +24,9 @@ class Method:
         self.name = name
         result = hints.pop("return")
         self._result: TypeAdapter[Any] = TypeAdapter(result if inspect.iscoroutinefunction(function) else None)
-        self._arguments = {key: TypeAdapter(kind) for key, kind in hints.items()}
-        self._order = [key for key in inspect.signature(function).parameters if key != "self"]
+        self._arguments = {key: TypeAdapter(kind) for key, kind in hints.items() if kind != AsyncIterator[bytes]}
+        self.takes_bytes = len(self._arguments) < len(hints)
+        self._order = [key for key in inspect.signature(function).parameters if key in self._arguments]
 
     def encode_arguments(self, positional: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         values = {**dict(zip(self._order, positional, strict=False)), **named}
@@ -56,7 +57,20 @@ def method(protocol: type, name: str) -> Method:
     """Raises CodecError for a name that is not a public method."""
     if name.startswith("_") or not inspect.iscoroutinefunction(getattr(protocol, name, None)):
         raise CodecError(f"there is no method {name}")
-    return Method(protocol, name)
+    found = Method(protocol, name)
+    if found.takes_bytes:
+        raise CodecError(f"{name} takes bytes as they come")
+    return found
+
+
+@cache
+def upload(protocol: type, name: str) -> Method:
+    """Of one whose argument `content` are bytes as they come; that is not encoded. Raises CodecError for a name that is none."""
+    if not name.startswith("_") and inspect.iscoroutinefunction(getattr(protocol, name, None)):
+        found = Method(protocol, name)
+        if found.takes_bytes:
+            return found
+    raise CodecError(f"there is no upload {name}")
 
 
 @cache

@@ -13,13 +13,17 @@ from sandkeep.contracts.protocol import Spoken
 from sandkeep.contracts.runner import OLDEST_PROTOCOL, PROTOCOL_VERSION, Runner
 from sandkeep.domain.browse import Point
 from sandkeep.domain.errors import Internal, SandkeepError, Unavailable, every_error
-from sandkeep.domain.node import Fact
+from sandkeep.domain.node import Fact, Observed, OperationRef, SandboxOnNode
+from sandkeep.domain.portable import Carried
+from sandkeep.lib import blocks
 from sandkeep.lib.blocks import Blocks
-from sandkeep.lib.remote import CodecError, adapter, method, stream
+from sandkeep.lib.remote import CodecError, Method, adapter, method, stream, upload
 
 _CALL_DEADLINE = 600.0
 _BEAT_DEADLINE = 30.0
 _CHUNK_DEADLINE = 60.0
+_UPLOAD_DEADLINE = 3600.0
+"""For the answer, once all was sent."""
 
 
 class RemoteRunner:
@@ -42,22 +46,25 @@ class RemoteRunner:
             raise AttributeError(name) from error
 
         async def call(*positional: Any, **named: Any) -> Any:
-            try:
-                answer = await self._http.post(f"/call/{name}", json=codec.encode_arguments(positional, named))
-                data = answer.json()
-            except (httpx2.HTTPError, ValueError) as error:
-                raise Unavailable(
-                    f"the node's runner does not answer ({type(error).__name__})",
-                    hint="is it running? sandkeep up, or see the daemon's log",
-                    retry_after=2,
-                ) from error
-            protocol.check(self._spoken, protocol.parse(answer.headers.get(protocol.HEADER)))
-            if data.get("error") is None and "result" in data:
-                return codec.decode_result(data["result"])
-            raise _failure(data)
+            return await self._answered(codec, f"/call/{name}", json=codec.encode_arguments(positional, named))
 
         setattr(self, name, call)
         return call
+
+    async def _answered(self, codec: Method, path: str, **request: Any) -> Any:
+        try:
+            answer = await self._http.post(path, **request)
+            data = answer.json()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise Unavailable(
+                f"the node's runner does not answer ({type(error).__name__})",
+                hint="is it running? sandkeep up, or see the daemon's log",
+                retry_after=2,
+            ) from error
+        protocol.check(self._spoken, protocol.parse(answer.headers.get(protocol.HEADER)))
+        if data.get("error") is None and "result" in data:
+            return codec.decode_result(data["result"])
+        raise _failure(data)
 
     async def watch(self, after_seq: int) -> AsyncIterator[Fact]:
         timeout = httpx2.Timeout(_BEAT_DEADLINE, connect=2.0)
@@ -80,6 +87,38 @@ class RemoteRunner:
         async with aclosing(self._stream("read_tree", point, path, name, follow, exclude)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def export_sandbox(self, sandbox_id: str, key: str) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._stream("export_sandbox", sandbox_id, key)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def look_portable(self, key: str, disk_only: bool, content: AsyncIterator[bytes]) -> Carried:
+        return cast(Carried, await self._upload("look_portable", content, key, disk_only))
+
+    async def import_sandbox(
+        self,
+        operation: OperationRef,
+        sandbox: SandboxOnNode,
+        key: str,
+        disk_only: bool,
+        content: AsyncIterator[bytes],
+    ) -> Observed:
+        return cast(Observed, await self._upload("import_sandbox", content, operation, sandbox, key, disk_only))
+
+    async def _upload(self, name: str, content: AsyncIterator[bytes], *arguments: Any) -> Any:
+        """What reading the content raises is raised here, and the node then knows that it broke off."""
+        codec = upload(Runner, name)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield blocks.block(json.dumps(codec.encode_arguments(arguments, {})).encode())
+            async for chunk in content:
+                for at in range(0, len(chunk), blocks.LONGEST):
+                    yield blocks.block(chunk[at : at + blocks.LONGEST])
+            yield blocks.END
+
+        timeout = httpx2.Timeout(_CALL_DEADLINE, connect=2.0, read=_UPLOAD_DEADLINE)
+        return await self._answered(codec, f"/upload/{name}", content=body(), timeout=timeout)
 
     async def _stream(self, name: str, *arguments: Any) -> AsyncGenerator[bytes, None]:
         timeout = httpx2.Timeout(_CHUNK_DEADLINE, connect=2.0)

@@ -1,7 +1,7 @@
 """The API document: what FastAPI derives from the routes, made true where it does not know our habits. Called by
 scripts/reference.py and the tests.
 
-The byte paths (files, tree, agent) and the terminal are bare ASGI and not in it: docs/reference/http.md has them.
+The byte paths (files, tree, agent, export, import) and the terminal are bare ASGI and not in it: docs/reference/http.md has them.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ def api_document(version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of the JSON routes."""
     document = api_app(None, version).openapi()
     document["info"]["description"] = (
-        "Bodies and answers of the JSON routes. Errors are RFC 9457 problem details. Files, trees, the agent's own "
-        "services and the terminal are described in docs/reference/http.md and agent/PROTOCOL.md."
+        "Bodies and answers of the JSON routes. Errors are RFC 9457 problem details. Files, trees, export, import, "
+        "the agent's own services and the terminal are described in docs/reference/http.md and agent/PROTOCOL.md."
     )
     document["security"] = [{"bearer": []}]
     components = document["components"]

@@ -14,6 +14,7 @@ from sandkeep.control.events import Events
 from sandkeep.control.forks import Forks
 from sandkeep.control.keys import Keys
 from sandkeep.control.nodes import Nodes
+from sandkeep.control.portable import Portable
 from sandkeep.control.promotion import Promotion
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reach import Reach
@@ -40,6 +41,7 @@ class Services:
     promotion: Promotion
     browse: Browse
     archives: Archives
+    portable: Portable
     events: Events
     reconciler: Reconciler
     nodes: Nodes

@@ -7,7 +7,7 @@ from sandkeep.edge.gate.problems import problem_response
 
 JSON_LIMIT = 1 << 20
 EXEC_LIMIT = 16 << 20
-_BYTE_PATHS = ("/files", "/tree")
+_BYTE_PATHS = ("/files", "/tree", "/v1/import")
 
 
 class _BodyTooLargeError(Exception):

@@ -1,18 +1,19 @@
 """Serves a Runner: POST /call/<method> with its arguments as JSON, POST /stream/<method> for those that give bytes (as blocks,
-lib/blocks), GET /watch as a stream of JSON lines.
+lib/blocks), POST /upload/<method> for those that take bytes (its arguments are the first block), GET /watch as a stream of JSON
+lines.
 
 Who may connect is decided by the socket's owner and mode; every call is still checked against the contract's types.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -20,10 +21,10 @@ from starlette.types import Receive, Scope, Send
 from sandkeep.contracts import protocol
 from sandkeep.contracts.protocol import Spoken
 from sandkeep.contracts.runner import OLDEST_PROTOCOL, PROTOCOL_VERSION, Runner
-from sandkeep.domain.errors import InvalidArgument, SandkeepError
+from sandkeep.domain.errors import InvalidArgument, SandkeepError, Unavailable
 from sandkeep.domain.node import Fact
 from sandkeep.lib import blocks
-from sandkeep.lib.remote import CodecError, adapter, method, stream
+from sandkeep.lib.remote import CodecError, adapter, method, stream, upload
 from sandkeep.telemetry.log import log
 
 _BEAT = 10.0
@@ -37,7 +38,7 @@ def runner_app(
     spoken, refused = Spoken(oldest, newest, version), ""
 
     async def call(request: Request) -> Response:
-        answer = await answered(request)
+        answer = await (taken if request.url.path.startswith("/upload/") else answered)(request)
         answer.headers[protocol.HEADER] = spoken.header()
         return answer
 
@@ -69,12 +70,45 @@ def runner_app(
             return _failure(failed)
         return JSONResponse({"result": codec.encode_result(result)})
 
+    async def taken(request: Request) -> Response:
+        error = refusal(request)
+        if error is not None:
+            return _failure(error)
+        name, content = request.path_params["name"], _blocks_of(request)
+        try:
+            codec = upload(Runner, name)
+            arguments = codec.decode_arguments(json.loads(await anext(content, b"")))
+        except (CodecError, ValueError, ClientDisconnect) as wrong:
+            return JSONResponse({"error": {"code": "invalid_argument", "message": str(wrong)}})
+        try:
+            result = await getattr(runner, name)(**arguments, content=content)
+        except SandkeepError as failed:
+            answer = _failure(failed)
+            answer.headers["connection"] = "close"  # the rest is not read: who still sends it looks for the answer then
+            return answer
+        return JSONResponse({"result": codec.encode_result(result)})
+
     routes = [
         Route("/call/{name}", call, methods=["POST"]),
+        Route("/upload/{name}", call, methods=["POST"]),
         Route("/stream/{name}", _Stream(runner, refusal), methods=["POST"]),
         Route("/watch", _Watch(runner)),
     ]
     return Starlette(routes=routes)
+
+
+async def _blocks_of(request: Request) -> AsyncIterator[bytes]:
+    """Raises Unavailable when the other side is gone before the end."""
+    found = blocks.Blocks()
+    try:
+        async for data in request.stream():
+            for content in found.feed(data):
+                yield content
+            if found.ended:
+                return
+    except (ClientDisconnect, blocks.BlocksError) as error:
+        raise Unavailable("the server stopped sending") from error
+    raise Unavailable("the server stopped sending")
 
 
 def _failure(error: SandkeepError) -> Response:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from sandkeep.engine.archive import frames
+from sandkeep.engine.archive import carry, frames
 from sandkeep.engine.archive.format import body_to_json, read_manifest
 from sandkeep.engine.archive.keys import NAME, DamagedError, DataKey
 from sandkeep.engine.archive.pack import Packer, UnpackableError
@@ -38,6 +38,9 @@ def main() -> int:
     except DamagedError as error:
         said = {"message": str(error), "pieces": error.pieces[:_MOST_SAID]}
         frames.send(writer, frames.DAMAGED, json.dumps(said).encode())
+    except MemoryError:
+        said = {"message": "it takes more memory than it may", "pieces": ()}
+        frames.send(writer, frames.DAMAGED, json.dumps(said).encode())
     except (UnpackableError, OSError) as error:
         failed = {"message": _words(error), "errno": getattr(error, "errno", None) or 0}
         frames.send(writer, frames.FAILED, json.dumps(failed).encode())
@@ -52,7 +55,7 @@ def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str,
     key, do = DataKey(bytes.fromhex(task["key"])), task["do"]
     shown = {name: (path, do == "unpack") for name, path in task["folders"].items()}
     if task["user"] is not None:
-        kept = {"pack": READ_ALL, "unpack": MAKE_ALL}.get(do, ())
+        kept = {"pack": READ_ALL, "pour": READ_ALL, "unpack": MAKE_ALL}.get(do, ())
         user, group = task["user"]
         confine(shown, user, group, kept)
     opened = {
@@ -60,15 +63,20 @@ def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str,
         for name, (path, _) in shown.items()
     }
     memory = opened.get("memory")
+    if "room" in task:
+        carry.keep_to(int(task["room"]))
+    if do == "pour":
+        return carry.pour(bytes.fromhex(task["key"]), opened, writer)
     if do == "pack":
         known = bytes.fromhex(task["known"])
         names = {known[at : at + NAME] for at in range(0, len(known), NAME)}
         return _pack(Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name + sealed)), opened)
     kind, manifest = frames.receive(reader)
     assert kind == frames.MANIFEST
-    unpacker = Unpacker(
-        key, read_manifest(manifest, key, bytes.fromhex(task["signing"])), lambda names: _fetch(names, reader, writer)
-    )
+    believed = read_manifest(manifest, key, bytes.fromhex(task["signing"]))
+    if do == "look":
+        return carry.look(believed)
+    unpacker = Unpacker(key, believed, lambda names: _fetch(names, reader, writer))
     if do == "verify":
         unpacker.verify()
         return {}

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 
 from sandkeep.domain.errors import Internal, NoCapacity
-from sandkeep.engine.archive import frames
+from sandkeep.engine.archive import carry, frames
 from sandkeep.engine.archive.format import SEALED, Body, body_from_json
 from sandkeep.engine.archive.keys import NAME, DamagedError
 from sandkeep.lib import process
@@ -24,6 +24,7 @@ from sandkeep.lib import process
 _AT_ONCE = 16
 """Pieces under way to or from the store."""
 _PATIENCE = 8.0
+_BEAT = 10.0
 _PROGRAMS = 4
 """So many of them run; others wait, since each computes."""
 _FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
@@ -65,18 +66,50 @@ class Worker:
                 await crew.give_up()
         return body_from_json(_answer(kind, data))
 
+    def another(self) -> "Worker":
+        """With turns of its own: what waits for a person's connection must not hold up the others."""
+        return Worker(self._user)
+
+    async def pour(self, folders: Folders, key: bytes) -> AsyncGenerator[tuple[bytes, bytes], None]:
+        """Kind and content as the program sends them: pieces of the index, the body (carry.BODY), pieces of content; an empty
+        kind when there was nothing for a while. To be closed. Raises Internal."""
+        async with self._started("pour", folders.given(), key) as pipes:
+            while True:
+                receiving = asyncio.create_task(pipes.receive(frames.MOST))
+                try:
+                    while not (await asyncio.wait({receiving}, timeout=_BEAT))[0]:
+                        yield b"", b""
+                    kind, data = receiving.result()
+                finally:
+                    receiving.cancel()
+                if kind not in (frames.PIECE, carry.BODY):
+                    break
+                yield kind, data
+        _answer(kind, data)
+
+    async def look(self, manifest: bytes, key: bytes, signing: bytes) -> dict[str, Any]:
+        """What a stranger's manifest says (carry.look). Raises DamagedError, Internal."""
+        async with self._started("look", {}, key, signing=signing.hex(), room=str(carry.ROOM)) as pipes:
+            await pipes.send(frames.MANIFEST, manifest)
+            kind, data = await pipes.receive(1 << 20)
+        return _answer(kind, data)
+
     async def verify(self, manifest: bytes, key: bytes, signing: bytes, get: Get) -> None:
         """Raises DamagedError, and what `get` raises."""
         await self._read("verify", {}, manifest, key, signing, get)
 
-    async def unpack(self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get) -> int:
-        """Devices that were left out. Raises DamagedError, Internal, NoCapacity, and what `get` raises."""
-        return int((await self._read("unpack", folders.given(), manifest, key, signing, get))["left_out"])
+    async def unpack(
+        self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get, *, strange: bool = False
+    ) -> int:
+        """Devices that were left out. `strange`: nobody here made it, so it may take so much memory and no more. Raises
+        DamagedError, Internal, NoCapacity, and what `get` raises."""
+        bounds = {"room": str(carry.ROOM)} if strange else {}
+        return int((await self._read("unpack", folders.given(), manifest, key, signing, get, **bounds))["left_out"])
 
     async def _read(
-        self, do: str, folders: dict[str, str], manifest: bytes, key: bytes, signing: bytes, get: Get
+        self, do: str, folders: dict[str, str], manifest: bytes, key: bytes, signing: bytes, get: Get, **more: str
     ) -> dict[str, Any]:
-        async with self._started(do, folders, key, signing=signing.hex()) as pipes:
+        async with self._started(do, folders, key, signing=signing.hex(), **more) as pipes:
             await pipes.send(frames.MANIFEST, manifest)
             wanted: asyncio.Queue[tuple[bytes, asyncio.Task[bytes]]] = asyncio.Queue()
             room = asyncio.Semaphore(_AT_ONCE)

@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from sandkeep.sdk import errors
 from sandkeep.sdk._async.client import AsyncClient, default_client
 from sandkeep.sdk._async.files import AsyncFiles
 from sandkeep.sdk._async.lists import feed, pages
+from sandkeep.sdk._async.portable import Progress, export_sandbox, import_sandbox
 from sandkeep.sdk._async.process import AsyncProcess
 from sandkeep.sdk._async.snapshots import AsyncSnapshots
 from sandkeep.sdk._async.terminal import AsyncTerminal, terminal_query
@@ -127,6 +129,27 @@ class AsyncSandbox(SandboxFields):
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = await client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
+        return cls(client, answer)
+
+    @classmethod
+    async def from_file(
+        cls,
+        source: str | Path | IO[bytes],
+        key: str,
+        *,
+        name: str | None = None,
+        disk_only: bool = False,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+        client: AsyncClient | None = None,
+    ) -> "AsyncSandbox":
+        """A new sandbox from a file of `export`, stopped, or paused with its memory; `disk_only` leaves that aside. `name`:
+        instead of the one in the file; `progress`: is told the bytes of each piece sent. Nothing is left when it raises:
+        InvalidArgument (another key, a damaged file), Unsupported (memory that does not fit), AlreadyExists, QuotaExceeded,
+        NoCapacity."""
+        client = client or default_client()
+        options: dict[str, Any] = {"idempotency_key": idempotency_key, "progress": progress}
+        answer = await import_sandbox(client.transport, source, key, name=name, disk_only=disk_only, **options)
         return cls(client, answer)
 
     @classmethod
@@ -307,6 +330,13 @@ class AsyncSandbox(SandboxFields):
         """Back from the object store, as it was: paused, or stopped. `disk_only`: without its memory. `exec`, `start` and the
         like do this by themselves."""
         await self._verb("wake", given(disk_only=disk_only or None) or None, timeout=NO_LIMIT)
+
+    async def export(
+        self, target: str | Path | IO[bytes], *, key: str | None = None, progress: Progress | None = None
+    ) -> str:
+        """What is stopped, or paused on disk, as one file for `from_file` of another server; the key that opens it: a fresh one
+        unless `key` is one. A file that is named is there when it is whole. It stays as it is. Raises Conflict, Unsupported."""
+        return await export_sandbox(self._transport, self._path, target, key, progress)
 
     async def _verb(self, verb: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> None:
         answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True, timeout=timeout)

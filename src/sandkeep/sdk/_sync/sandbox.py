@@ -5,12 +5,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from sandkeep.sdk import errors
 from sandkeep.sdk._sync.client import Client, default_client
 from sandkeep.sdk._sync.files import Files
 from sandkeep.sdk._sync.lists import feed, pages
+from sandkeep.sdk._sync.portable import Progress, export_sandbox, import_sandbox
 from sandkeep.sdk._sync.process import Process
 from sandkeep.sdk._sync.snapshots import Snapshots
 from sandkeep.sdk._sync.terminal import Terminal, terminal_query
@@ -130,6 +132,27 @@ class Sandbox(SandboxFields):
         )
         headers = {"Idempotency-Key": idempotency_key or fresh_key()}
         answer = client.transport.call("POST", "/v1/sandboxes", body=body, headers=headers, again=True)
+        return cls(client, answer)
+
+    @classmethod
+    def from_file(
+        cls,
+        source: str | Path | IO[bytes],
+        key: str,
+        *,
+        name: str | None = None,
+        disk_only: bool = False,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+        client: Client | None = None,
+    ) -> "Sandbox":
+        """A new sandbox from a file of `export`, stopped, or paused with its memory; `disk_only` leaves that aside. `name`:
+        instead of the one in the file; `progress`: is told the bytes of each piece sent. Nothing is left when it raises:
+        InvalidArgument (another key, a damaged file), Unsupported (memory that does not fit), AlreadyExists, QuotaExceeded,
+        NoCapacity."""
+        client = client or default_client()
+        options: dict[str, Any] = {"idempotency_key": idempotency_key, "progress": progress}
+        answer = import_sandbox(client.transport, source, key, name=name, disk_only=disk_only, **options)
         return cls(client, answer)
 
     @classmethod
@@ -310,6 +333,13 @@ class Sandbox(SandboxFields):
         """Back from the object store, as it was: paused, or stopped. `disk_only`: without its memory. `exec`, `start` and the
         like do this by themselves."""
         self._verb("wake", given(disk_only=disk_only or None) or None, timeout=NO_LIMIT)
+
+    def export(
+        self, target: str | Path | IO[bytes], *, key: str | None = None, progress: Progress | None = None
+    ) -> str:
+        """What is stopped, or paused on disk, as one file for `from_file` of another server; the key that opens it: a fresh one
+        unless `key` is one. A file that is named is there when it is whole. It stays as it is. Raises Conflict, Unsupported."""
+        return export_sandbox(self._transport, self._path, target, key, progress)
 
     def _verb(self, verb: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> None:
         answer = self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True, timeout=timeout)

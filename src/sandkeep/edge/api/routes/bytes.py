@@ -6,6 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandkeep.domain.errors import NotFound, SandkeepError
 from sandkeep.edge.api.routes.browse import browse_routes
+from sandkeep.edge.api.routes.portable import portable_routes
 from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.passage import pass_through
 from sandkeep.edge.gate.problems import problem_response
@@ -61,4 +62,5 @@ def byte_routes(services: Services) -> list[Route]:
         Route(f"{prefix}/agent/{{service}}/{{method}}", _Passage(services, "agent"), methods=["POST"]),
         Route(f"{prefix}/agent/{{service}}", _Passage(services, "agent"), methods=["GET"]),
         *browse_routes(services),
+        *portable_routes(services),
     ]
