@@ -93,6 +93,7 @@ async def test_what_the_store_damaged_is_refused_and_named(bench: Bench) -> None
     """Whatever is changed, cut, swapped or put back from before."""
     (bench.disk / "one").write_bytes(os.urandom(400_000))
     (bench.disk / "two").write_bytes(os.urandom(400_000))
+    (bench.memory / "pages.img").write_bytes(os.urandom(1_200_000))
     first = await bench.write()
     old = dict(bench.objects.held)
     (bench.disk / "two").write_bytes(b"changed" * 90_000)
@@ -101,7 +102,17 @@ async def test_what_the_store_damaged_is_refused_and_named(bench: Bench) -> None
     for key, data in good.items():
         if key.endswith("/key") or (key in old and "manifests" in key):
             continue  # the node has its own copy; an older manifest is not read
-        for changed in (data[:-1], data[:40] + bytes([data[40] ^ 1]) + data[41:], b"", old[next(iter(old))]):
+        middle = len(data) // 2
+        for changed in (
+            data[:-1],
+            data[:middle],
+            data + b"\0",
+            bytes([data[0] ^ 1]) + data[1:],
+            data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            data[:-1] + bytes([data[-1] ^ 1]),
+            b"",
+            old[next(iter(old))],
+        ):
             bench.objects.held = {**good, key: changed}
             if "pieces" in key and key.rpartition("/")[2] not in str(await _needed(bench)):
                 continue
