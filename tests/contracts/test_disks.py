@@ -610,3 +610,45 @@ async def test_a_begun_disk_has_its_limit(limiting: Bench) -> None:
     fresh = await limiting.disks.begin_disk(sandbox, 10 * MB)
     assert fill(fresh / "much", 50 * MB)[1] == errno.EDQUOT
     await limiting.disks.drop_disk(sandbox)
+
+
+async def test_a_generation_that_was_begun_is_one_when_it_is_finished(on: Bench) -> None:
+    """Beside a disk, and without any."""
+    for sandbox in (await on.sandbox(), new_id(IdKind.SANDBOX)):
+        generation = new_id(IdKind.GENERATION)
+        with pytest.raises(NotFound):
+            await on.disks.finish_generation(sandbox, generation)
+        (await on.disks.begin_generation(sandbox, generation, 100 * MB) / "left").write_text("by a failed try")
+        fresh = await on.disks.begin_generation(sandbox, generation, 100 * MB)
+        assert list(fresh.iterdir()) == []
+        (fresh / "kept").write_text("a moment")
+        (on.disks.memory_folder(sandbox, generation) / "pages").write_text("memory")
+        assert (await on.disks.contents()).generations == {}
+        for _ in range(2):
+            await on.disks.finish_generation(sandbox, generation)
+        assert (await on.disks.contents()).generations == {generation: sandbox}
+        assert (on.disks.memory_folder(sandbox, generation) / "pages").read_text() == "memory"
+        with pytest.raises(Conflict):
+            await on.disks.begin_generation(sandbox, generation, 100 * MB)
+        disk = await on.disks.restore(sandbox, generation)
+        assert (disk / "kept").read_text() == "a moment"
+        await on.disks.delete(sandbox)
+        assert (await on.disks.contents()).generations == {}
+
+
+async def test_a_half_made_generation_is_partial(on: Bench) -> None:
+    sandbox = await on.sandbox()
+    for _ in range(2):
+        generation = new_id(IdKind.GENERATION)
+        (await on.disks.begin_generation(sandbox, generation, 100 * MB) / "half").write_text("x")
+    await on.disks.drop_generation(sandbox, generation)
+    await on.again().discard_partial()
+    contents = await on.disks.contents()
+    assert (contents.disks, contents.generations, contents.strangers) == ({sandbox: sandbox}, {}, ())
+
+
+async def test_a_begun_generation_counts_against_the_limit(limiting: Bench) -> None:
+    sandbox = new_id(IdKind.SANDBOX)
+    fresh = await limiting.disks.begin_generation(sandbox, new_id(IdKind.GENERATION), 10 * MB)
+    assert fill(fresh / "much", 50 * MB)[1] == errno.EDQUOT
+    await limiting.disks.delete(sandbox)

@@ -17,6 +17,8 @@ from support.instance import Instance, client_of, until
 from support.s3 import S3, s3_server
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/n.new; mv /dev/shm/n.new /dev/shm/n; sleep 0.01; done"
+SMALLER = "rm -rf /usr/share /usr/lib/python3* /usr/lib/*/perl* /var/lib/dpkg /var/cache"
+"""What nothing here needs, so that an archive has few pieces."""
 FILL = """
 set -e
 mkdir -p /srv/many && cd /srv/many
@@ -275,6 +277,55 @@ def test_the_command_line(client: Client, instance: Instance, runtime: str) -> N
     assert "tool" in instance.run("list", "--phase", "stopped").stdout
     assert instance.run("archive", "tool", "missing", check=False).returncode == 3
     sandbox.delete()
+
+
+def generations(instance: Instance, sandbox: Sandbox) -> int:
+    folder = instance.root / "data/pool/sandboxes" / sandbox.id / "generations"
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+@pytest.mark.parametrize("runtime", ["gvisor", pytest.param("runc", marks=pytest.mark.long)])
+def test_snapshots_move_for_themselves(client: Client, instance: Instance, runtime: str) -> None:
+    """While the sandbox runs; with memory where there is some."""
+    full = runtime == "gvisor"
+    sandbox = box(client, runtime, name="shelf", persistence="full" if full else "volume")
+    said(sandbox, f"{SMALLER}; head -c 3000000 /dev/urandom > /root/same; echo first > /root/file")
+    if full:
+        sandbox.start_process(["sh", "-c", COUNTER], user="root").detach()
+        until(lambda: int(said(sandbox, "cat /dev/shm/n 2>/dev/null || echo 0")))
+    sandbox.snapshot("first", kind="full" if full else "disk")
+    said(sandbox, "echo second > /root/file")
+    sandbox.snapshot("second")
+    assert "first is archived" in instance.run("archive", "shelf@first").stdout
+    first = {path.name for path in (home(instance, sandbox) / "pieces").iterdir()}
+    view = sandbox.snapshots.archive("second")
+    assert view.archived and sandbox.snapshots.get("second").archived == view.archived
+    fresh = {path.name for path in (home(instance, sandbox) / "pieces").iterdir()} - first
+    assert len(fresh) < 24, "what is the same is there already"
+    assert generations(instance, sandbox) == 0, "they take nothing here"
+    assert "archived" in instance.run("snapshot", "list", "shelf").stdout
+    with pytest.raises(Conflict, match="archived") as away:
+        sandbox.rollback("first")
+    assert "sandkeep wake shelf@first" in (away.value.hint or "")
+    instance.kill("runner", "server")
+    instance.ensure_up()
+    assert said(sandbox, "cat /root/file") == "second", "it ran on"
+    assert instance.fsck() == []
+    assert instance.run("wake", "shelf@first").stdout == "shelf@first is here\n"
+    sandbox.rollback("first", keep_before=False)
+    assert said(sandbox, "cat /root/file") == "first"
+    if full:
+        now = int(said(sandbox, "cat /dev/shm/n"))
+        until(lambda: int(said(sandbox, "cat /dev/shm/n")) > now)
+    sandbox.snapshots.delete("first")
+    assert len(list((home(instance, sandbox) / "snapshots").iterdir())) == 1
+    sandbox.stop()
+    sandbox.archive()
+    sandbox.snapshots.wake("second")
+    assert said(sandbox.fork(snapshot="second")[0], "cat /root/file") == "second", "it needed no piece of the other"
+    sandbox.delete()
+    assert not home(instance, sandbox).exists()
+    assert instance.fsck() == []
 
 
 @pytest.fixture(scope="module")

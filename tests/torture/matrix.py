@@ -154,6 +154,21 @@ def bring(client: Client, sandbox: Sandbox) -> None:
     Sandbox.from_file(io.BytesIO(data), key, name="brought", client=client)
 
 
+def move_snapshot(verb: str) -> Callable[[Client, Sandbox], None]:
+    """To the store, or back."""
+    return lambda client, sandbox: getattr(Sandbox(client, sandbox._answer).snapshots, verb)("kept")
+
+
+def keep_archived(sandbox: Sandbox) -> None:
+    keep(sandbox)
+    sandbox.snapshots.archive("kept")
+
+
+def keep_archived_full(sandbox: Sandbox) -> None:
+    keep_full(sandbox)
+    sandbox.snapshots.archive("kept")
+
+
 def set_timeline(client: Client, sandbox: Sandbox) -> None:
     Sandbox(client, sandbox._answer).timeline.set(every="1h", keep_last=3)
 
@@ -257,6 +272,11 @@ SCENARIOS = (
         "promote-full", promote, "running", "running", fork("full"), halfway="paused-disk", runtimes=GVISOR,
     ),
     Scenario("snapshot-delete", delete_snapshot, "running", "running", keep),
+    Scenario("archive-snapshot", move_snapshot("archive"), "running", "running", keep),
+    Scenario("archive-snapshot-full", move_snapshot("archive"), "running", "running", keep_full, runtimes=GVISOR),
+    Scenario("wake-snapshot", move_snapshot("wake"), "running", "running", keep_archived),
+    Scenario("wake-snapshot-full", move_snapshot("wake"), "running", "running", keep_archived_full, runtimes=GVISOR),
+    Scenario("snapshot-delete-archived", delete_snapshot, "running", "running", keep_archived),
     Scenario(
         "rollback", by("rollback", snapshot="kept"), "running", "running", keep, kept_before=False, kept_after=False,
         halfway="stopped",

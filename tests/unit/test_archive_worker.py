@@ -82,7 +82,7 @@ async def test_each_archive_uploads_what_changed_and_prunes_what_is_not_needed(b
     fresh = [key for key in bench.objects.held if key not in before]
     assert sum("pieces" in key for key in fresh) <= 3
     assert chain.sequence == 2
-    await bench.vault.prune(bench.sandbox, chain, body.pieces())
+    await bench.vault.prune(bench.sandbox, [chain], body.pieces())
     assert len(bench.objects.held) == len(body.pieces()) + 2, "the pieces, one manifest, one key"
     assert tree(await bench.unpack(chain) / "disk") == tree(bench.disk)
     await bench.vault.erase(bench.sandbox)

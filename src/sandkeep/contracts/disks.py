@@ -138,6 +138,15 @@ class Disks(Protocol):
         """What was begun is the sandbox's disk from now on."""
         ...
 
+    async def begin_generation(self, sandbox_id: str, generation_id: str, limit: int) -> Path:
+        """As `begin_disk`, for a generation of the sandbox, which need not have a disk: what `finish_generation` makes of it
+        shares nothing with any other. Its memory folder is there, too. Raises Conflict when there is one of this name."""
+        ...
+
+    async def finish_generation(self, sandbox_id: str, generation_id: str) -> None:
+        """What was begun is that generation from now on, read-only."""
+        ...
+
     async def drop_disk(self, sandbox_id: str) -> None:
         """Remove the disk, begun or whole; generations stay. Without any, nothing of the sandbox is left."""
         ...

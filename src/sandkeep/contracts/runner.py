@@ -187,6 +187,15 @@ class Runner(Protocol):
         NotFound."""
         ...
 
+    async def archive_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> SnapshotOnNode:
+        """It goes to the store, and its local copy when it was read back from there; whatever fails before leaves it as it is.
+        What needs its disk then raises Conflict. Raises NotFound, Conflict, Unavailable."""
+        ...
+
+    async def wake_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> SnapshotOnNode:
+        """Back from the store. What is not as it was put there is refused (Conflict): it then stays archived."""
+        ...
+
     async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
         """Snapshots that were made after it stay whole. Deleting what is gone is no error."""
         ...

@@ -11,7 +11,7 @@ import anyio
 from sandkeep.control.creation import Fork
 from sandkeep.control.events import Events
 from sandkeep.control.sandboxes import Sandboxes
-from sandkeep.control.snapshots import Snapshots
+from sandkeep.control.snapshots import Snapshots, refuse_archived
 from sandkeep.control.templates import BUILD_LABEL
 from sandkeep.domain.errors import Conflict, SandkeepError, Unsupported
 from sandkeep.domain.event import EventKind
@@ -54,6 +54,7 @@ class Forks:
             origin = await self.keep(source, kind, once, "for a fork")
         else:
             origin = await self._snapshots.get(project_id, source.id, snapshot)
+            refuse_archived(source, origin)
         memory = origin.kind is SnapshotKind.FULL and kind is not SnapshotKind.DISK
         if kind is SnapshotKind.FULL and not memory:
             raise Conflict(
@@ -102,6 +103,7 @@ class Forks:
         that is taken it raises AlreadyExists."""
         found = await self._sandboxes.get(project_id, source)
         origin = await self._snapshots.get(project_id, found.id, snapshot)
+        refuse_archived(found, origin)
         spec = replace(spec, template=found.spec.template, template_name=found.spec.template_name)
         asked = json.dumps([name, asdict(spec), origin.id], sort_keys=True)
         return await self._sandboxes.create(project_id, name, spec, key, caller, fork=Fork(origin.id, False, asked))

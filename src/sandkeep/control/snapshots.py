@@ -94,7 +94,7 @@ class Snapshots:
         start from there; `of`: another sandbox's, which becomes one of this one, too."""
         check(name, tags)
         fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags, commit]).encode()).hexdigest()
-        async with self._turn(project_id, reference) as sandbox:
+        async with self.turn(project_id, reference) as sandbox:
             async with self._events.change() as ledger:
                 if key and (before := await made_before(ledger.transaction, project_id, key, fingerprint)):
                     return await _ready(ledger, sandbox, before)
@@ -161,7 +161,7 @@ class Snapshots:
 
     async def delete(self, project_id: str, reference: str, snapshot: str) -> None:
         """Those that came from it stay whole. Raises NotFound."""
-        async with self._turn(project_id, reference) as sandbox:
+        async with self.turn(project_id, reference) as sandbox:
             async with self._events.change() as ledger:
                 found = await _ready(ledger, sandbox, snapshot)
                 found = replace(found, phase=SnapshotPhase.DELETING)
@@ -170,9 +170,15 @@ class Snapshots:
             await self._finish_delete(found, intent, operation)
 
     async def _finish_delete(self, snapshot: Snapshot, intent: Sandbox, operation: OperationRef) -> None:
-        await self._runner.delete_snapshot(operation, snapshot.sandbox_id, snapshot.id)
+        try:
+            await self._runner.delete_snapshot(operation, snapshot.sandbox_id, snapshot.id)
+        except Unavailable as error:
+            if error.details.get("part") == "store":  # its archive is tried again with the next comparison
+                async with self._events.change() as ledger:
+                    await self.end(ledger, intent)
+            raise
         async with self._events.change() as ledger:
-            await self._end(ledger, intent)
+            await self.end(ledger, intent)
             await store.give_children_away(ledger.transaction, snapshot)
             if await store.remove(ledger.transaction, snapshot.id):
                 await idempotency_store.remove(ledger.transaction, snapshot.id)
@@ -193,6 +199,7 @@ class Snapshots:
                 hint=f"make another from that moment: sandkeep fork {sandbox.name or sandbox.id}@{target.name or target.id}",
                 field="persistence",
             )
+        refuse_archived(sandbox, target)
         called = target.name or target.id
         memory = target.kind is SnapshotKind.FULL and kind is not SnapshotKind.DISK
         if kind is SnapshotKind.FULL and not memory:
@@ -233,7 +240,7 @@ class Snapshots:
     # -- the frame around a change
 
     @asynccontextmanager
-    async def _turn(self, project_id: str, reference: str) -> AsyncIterator[Sandbox]:
+    async def turn(self, project_id: str, reference: str) -> AsyncIterator[Sandbox]:
         """The sandbox, settled, while nobody else changes it."""
         async with self._sandboxes.held(project_id, reference) as sandbox_id:
             sandbox = await self._sandboxes.get(project_id, sandbox_id)
@@ -242,7 +249,7 @@ class Snapshots:
                 raise Busy(f"it is {sandbox.status.phase}", hint="try again in a moment", retry_after=1)
             yield sandbox
 
-    async def _end(self, ledger: Ledger, intent: Sandbox) -> None:
+    async def end(self, ledger: Ledger, intent: Sandbox) -> None:
         """The change is over; one that has begun since goes on."""
         current = await sandbox_store.by_id(ledger.transaction, intent.id)
         if current is not None and (current.epoch, current.operation) == (intent.epoch, intent.operation):
@@ -252,16 +259,29 @@ class Snapshots:
         ready = replace(snapshot, phase=SnapshotPhase.READY, parent=made.parent, held=made.held)
         async with self._events.change() as ledger:
             if intent:
-                await self._end(ledger, intent)
+                await self.end(ledger, intent)
             if not await store.save(ledger.transaction, ready):
                 raise NotFound("its sandbox was deleted meanwhile")
             await _tell(ledger, EventKind.SNAPSHOT_CREATED, ready, ready.reason)
         return ready
 
+    async def moved(self, snapshot: Snapshot, found: SnapshotOnNode, intent: Sandbox | None = None) -> Snapshot:
+        """To the object store, or back, as the node says."""
+        after = replace(snapshot, archived=found.archived)
+        async with self._events.change() as ledger:
+            if intent:
+                await self.end(ledger, intent)
+            if not await store.save(ledger.transaction, after):
+                raise NotFound("it was deleted meanwhile")
+            if after.archived != snapshot.archived:
+                away = after.archived is not None
+                await _tell(ledger, EventKind.SNAPSHOT_ARCHIVED if away else EventKind.SNAPSHOT_WOKEN, after)
+        return after
+
     async def _give_up(self, snapshot: Snapshot, reason: str, intent: Sandbox | None = None) -> None:
         async with self._events.change() as ledger:
             if intent:
-                await self._end(ledger, intent)
+                await self.end(ledger, intent)
             if await store.remove(ledger.transaction, snapshot.id):
                 await idempotency_store.remove(ledger.transaction, snapshot.id)
                 await _tell(ledger, EventKind.SNAPSHOT_FAILED, snapshot, reason)
@@ -282,12 +302,15 @@ class Snapshots:
             try:
                 if row.phase is SnapshotPhase.MAKING and row.id in on_node:
                     await self._settle(row, on_node[row.id])
+                elif row.phase is SnapshotPhase.READY and row.id in on_node:
+                    if row.archived != on_node[row.id].archived:
+                        await self.moved(row, on_node[row.id])
                 elif row.phase is SnapshotPhase.READY and row.id not in on_node and paired and not is_lost(sandbox):
                     await self._lost(row)
                 elif row.phase is SnapshotPhase.MAKING and paired:
                     await self._give_up(row, "it was interrupted")
                 elif row.phase is SnapshotPhase.DELETING and paired:
-                    async with self._turn(row.project_id, row.sandbox_id) as current:
+                    async with self.turn(row.project_id, row.sandbox_id) as current:
                         async with self._events.change() as ledger:
                             intent, operation = await self._sandboxes.intend(ledger, current)
                         await self._finish_delete(row, intent, operation)
@@ -325,6 +348,7 @@ class Snapshots:
                 created_at=found.created_at,
                 held=found.held,
                 cause=found.cause,
+                archived=found.archived,
             )
             await store.add(ledger.transaction, snapshot)
             await _tell(ledger, EventKind.SNAPSHOT_CREATED, snapshot, "the node's record of it")
@@ -346,6 +370,15 @@ async def _ready(ledger: Ledger, sandbox: Sandbox, reference: str) -> Snapshot:
     if found.phase is SnapshotPhase.MAKING:
         raise Busy("the snapshot is being made", hint="try again in a moment", retry_after=1)
     return found
+
+
+def refuse_archived(sandbox: Sandbox, snapshot: Snapshot) -> None:
+    """Raises Conflict for what needs its disk. What the node says of it counts, but costs more to ask for."""
+    if snapshot.archived is not None:
+        called, name = sandbox.name or sandbox.id, snapshot.name or snapshot.id
+        raise Conflict(
+            f"the snapshot {name} is archived: it is not here", hint=f"bring it back: sandkeep wake {called}@{name}"
+        )
 
 
 def _as_on_node(snapshot: Snapshot) -> SnapshotOnNode:

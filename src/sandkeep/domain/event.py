@@ -45,6 +45,8 @@ class EventKind(StrEnum):
     SNAPSHOT_LOST = "snapshot.lost"
     SNAPSHOT_DELETED = "snapshot.deleted"
     SNAPSHOT_PRUNED = "snapshot.pruned"
+    SNAPSHOT_ARCHIVED = "snapshot.archived"
+    SNAPSHOT_WOKEN = "snapshot.woken"
     TEMPLATE_BUILD_STARTED = "template.build_started"
     TEMPLATE_READY = "template.ready"
     TEMPLATE_FAILED = "template.failed"
@@ -93,6 +95,8 @@ MEANING: dict[EventKind, str] = {
     EventKind.SNAPSHOT_LOST: "The node has no record of a snapshot; what it held may be in quarantine.",
     EventKind.SNAPSHOT_DELETED: "A snapshot of a sandbox is gone.",
     EventKind.SNAPSHOT_PRUNED: "Snapshots went that the timeline of their sandbox keeps no longer; `snapshots` are their ids.",
+    EventKind.SNAPSHOT_ARCHIVED: "All of a snapshot is in the object store, and was read back from there.",
+    EventKind.SNAPSHOT_WOKEN: "A snapshot is back from the object store.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
     EventKind.TEMPLATE_READY: "A template can be used.",
     EventKind.TEMPLATE_FAILED: "The build of a template failed; the reason names the step.",

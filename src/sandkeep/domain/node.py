@@ -125,7 +125,8 @@ class Quarantined:
 @dataclass(frozen=True)
 class SnapshotOnNode:
     """A point in time of a sandbox, as this node keeps it. What the control plane says of it is kept for the day on which it
-    has lost its database. held: seconds that the guest stood still."""
+    has lost its database. held: seconds that the guest stood still; archived: bytes of it in the object store, None: it is
+    here."""
 
     id: str
     sandbox_id: str
@@ -137,6 +138,7 @@ class SnapshotOnNode:
     reason: str = ""
     held: float = 0.0
     cause: Cause = Cause.ASKED
+    archived: int | None = None
 
 
 @dataclass(frozen=True)

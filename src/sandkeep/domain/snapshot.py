@@ -42,7 +42,7 @@ class Cause(StrEnum):
 @dataclass(frozen=True)
 class Snapshot:
     """parent: the snapshot that the disk came from when this one was made; held: seconds that the guest stood still for it;
-    created_at: seconds since the epoch."""
+    created_at: seconds since the epoch; archived: bytes of it in the object store, None: it is on its node."""
 
     id: str
     project_id: str
@@ -56,6 +56,7 @@ class Snapshot:
     created_at: float
     held: float = 0.0
     cause: Cause = Cause.ASKED
+    archived: int | None = None
 
 
 def check(name: str | None, tags: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from sandkeep.engine import hibernation
 from sandkeep.engine.admission import admit_disk
 from sandkeep.engine.archive.vault import Chain
 from sandkeep.engine.archive.worker import Folders
+from sandkeep.engine.archived_snapshots import opened, prune
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Archived, Record
@@ -22,7 +23,9 @@ from sandkeep.engine.saving import verify
 from sandkeep.engine.undo import Undos
 from sandkeep.telemetry.log import log
 
-_UNDISTURBED = frozenset({"archive", "wake", "update", "set_timeline", "delete_snapshot"})
+_UNDISTURBED = frozenset(
+    {"archive", "wake", "update", "set_timeline", "delete_snapshot", "archive_snapshot", "wake_snapshot"}
+)
 """What can be done with an archived sandbox."""
 
 
@@ -42,9 +45,7 @@ async def archive(parts: Parts, record: Record, entry: Entry) -> Record:
             "it is paused in a memory that came from another sandbox, which opens here alone",
             hint=f"let it run once, and pause it again: sandkeep resume {_called(record)}",
         )
-    if record.archive is None:  # first of all: whoever deletes the sandbox has to know that there may be something
-        chain = parts.vault.new_chain(record.id, record.sandbox.project_id)
-        record = parts.records.save(replace(record, archive=Archived(chain.key)))
+    record = opened(parts, record)
     assert record.archive is not None
     kept, memory = record.generation, None
     if kept:
@@ -63,9 +64,9 @@ async def archive(parts: Parts, record: Record, entry: Entry) -> Record:
         asdict(record.sandbox),
         parts.clock.now(),
     )
-    with suppress(SandkeepError):  # the next one removes it then; nothing that was there before is needed any more
-        await parts.vault.prune(record.id, chain, body.pieces())
     archived = Archived(chain.key, chain.sequence, chain.hash, body.size, parts.clock.now(), kept)
+    with suppress(SandkeepError):  # the next one removes it then
+        await prune(parts, replace(record, archive=archived), pieces=body.pieces())
     what = "disk and memory" if kept else "disk"
     return replace(
         record,

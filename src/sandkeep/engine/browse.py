@@ -69,9 +69,9 @@ class Browser:
         return self._stream(root, lambda: _tree(root, name_of(path), name_of(name), follow, exclude))
 
     def _root(self, point: Point) -> Path:
-        """Raises NotFound; Conflict for the disk of what is archived."""
+        """Raises NotFound; Conflict for what is archived."""
         if point.snapshot_id is not None:
-            kept = snapshots.find(self._parts, point.sandbox_id, point.snapshot_id)
+            kept = snapshots.find_here(self._parts, point.sandbox_id, point.snapshot_id)
             return self._parts.disks.generation_path(point.sandbox_id, kept.generation.id)
         record = self._parts.records.sandboxes.get(point.sandbox_id)
         if record is None or record.phase is Phase.DELETED:
@@ -126,7 +126,7 @@ class Browser:
     @asynccontextmanager
     async def _moment(self, point: Point) -> AsyncIterator["_Moment"]:
         if point.snapshot_id is not None:
-            kept = snapshots.find(self._parts, point.sandbox_id, point.snapshot_id)
+            kept = snapshots.find_here(self._parts, point.sandbox_id, point.snapshot_id)
             yield _Moment(self._root(point), kept.generation.id)
         elif self._parts.disks.capabilities.atomic:
             async with self._kept_now(point.sandbox_id) as generation:

@@ -34,7 +34,7 @@ _REASON = {
 async def changed(parts: Parts, record: Record) -> bool:
     """Whether its disk may hold anything that the snapshot it came from last does not."""
     kept = parts.records.snapshots.get(record.head)
-    if kept is None:
+    if kept is None or not kept.here:
         return True
     if record.phase is Phase.RUNNING:
         await machine.flush(parts, record)

@@ -162,17 +162,24 @@ class Record:
 @dataclass(frozen=True)
 class Kept:
     """A snapshot, and the generation of its sandbox that holds it. agent: the folder of the agent that its memory goes on
-    with; origin: the sandbox that it was taken of, if that is another; token: what opens the agent in that memory then."""
+    with; origin: the sandbox that it was taken of, if that is another; token: what opens the agent in that memory then;
+    archive: what there is of it in the store, which is all that there is when it is not `here`."""
 
     snapshot: SnapshotOnNode
     generation: Generation
     agent: str = ""
     origin: str = ""
     token: str = field(default="", repr=False)
+    archive: Archived | None = None
 
     @property
     def id(self) -> str:
         return self.snapshot.id
+
+    @property
+    def here(self) -> bool:
+        """Whether its generation is in the pool."""
+        return self.snapshot.archived is None
 
 
 def spec_from_json(data: dict[str, Any]) -> Spec:
@@ -246,6 +253,7 @@ def _kept_from_json(data: dict[str, Any]) -> Kept:
         data.get("agent", ""),
         data.get("origin", ""),
         data.get("token", ""),
+        _archived_from_json(data["archive"]) if data.get("archive") else None,
     )
 
 
@@ -410,13 +418,13 @@ class Records:
     def generations(self) -> dict[str, str]:
         """Generation -> its sandbox, of all that a record or a snapshot needs."""
         paused = {one.id: r.id for r in self.sandboxes.values() for one in (r.generation, r.point) if one}
-        return paused | {kept.generation.id: kept.snapshot.sandbox_id for kept in self.snapshots.values()}
+        return paused | {kept.generation.id: kept.snapshot.sandbox_id for kept in self.snapshots.values() if kept.here}
 
     def needed(self, generation_id: str, *, but: str = "") -> bool:
         """By a snapshot, or by the record of a sandbox (other than `but`): two of them may share one."""
         records = self.sandboxes.values()
         generations = [r.generation for r in records if r.id != but] + [r.point for r in records]
-        generations += [kept.generation for kept in self.snapshots.values()]
+        generations += [kept.generation for kept in self.snapshots.values() if kept.here]
         return any(one is not None and one.id == generation_id for one in generations)
 
     def token_in(self, generation_id: str) -> str | None:

@@ -48,7 +48,7 @@ class Sizes:
             return sizes
 
     def _kept(self, sandbox_id: str) -> list[Kept]:
-        found = self._parts.records.snapshots_of(sandbox_id)
+        found = [one for one in self._parts.records.snapshots_of(sandbox_id) if one.here]
         return sorted(found, key=lambda one: (one.snapshot.created_at, one.id))
 
     def _asked(self, sandbox_id: str, kept: list[Kept]) -> list[tuple[str, str | None]]:
@@ -67,6 +67,8 @@ class Sizes:
         now = self._parts.clock.monotonic()
         owners: dict[str, list[Kept]] = {}
         for one in self._parts.records.snapshots.values():
+            if not one.here:
+                continue
             owners.setdefault(one.snapshot.sandbox_id, []).append(one)
         self._known = {key: sizes for key, sizes in self._known.items() if key in owners}
         self._measured = {key: what for key, what in self._measured.items() if key in owners}

@@ -12,7 +12,7 @@ from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.node import OperationRef, SandboxOnNode, SnapshotOnNode
 from sandkeep.domain.sandbox import ConditionKind, Hold, Phase
 from sandkeep.domain.snapshot import SnapshotKind
-from sandkeep.engine import hibernation, identity, lifecycle, machine, receipts, sessions
+from sandkeep.engine import archived_snapshots, hibernation, identity, lifecycle, machine, receipts, sessions
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Generation, Kept, Record
@@ -29,6 +29,11 @@ def find(parts: Parts, sandbox_id: str, snapshot_id: str) -> Kept:
     if kept is None or kept.snapshot.sandbox_id != sandbox_id:
         raise NotFound(f"snapshot {snapshot_id} of {sandbox_id} is not on this node")
     return kept
+
+
+def find_here(parts: Parts, sandbox_id: str, snapshot_id: str) -> Kept:
+    """Raises NotFound; Conflict for one that is in the object store."""
+    return archived_snapshots.check_here(parts, find(parts, sandbox_id, snapshot_id))
 
 
 async def make(parts: Parts, record: Record, wanted: SnapshotOnNode, entry: Entry, undos: Undos) -> Record:
@@ -144,6 +149,9 @@ async def delete(parts: Parts, record: Record, snapshot_id: str, entry: Entry) -
         parts.records.resolve_unreadable(snapshot_id, forget=True)
     if kept is None or kept.snapshot.sandbox_id != record.id:
         return record
+    if kept.archive:
+        entry.step("archive.forget")
+        await archived_snapshots.forget(parts, record, kept)
     if record.head == snapshot_id:
         record = parts.records.save(replace(record, head=kept.snapshot.parent or ""))
     entry.step("snapshot.forget")

@@ -37,7 +37,18 @@ from sandkeep.domain.receipt import Receipt
 from sandkeep.domain.sandbox import DEADLINES, ConditionKind, Hold, Lifetime, Limits, Persistence, Phase
 from sandkeep.domain.snapshot import Cause, SnapshotKind
 from sandkeep.domain.timeline import SnapshotSizes, Timeline
-from sandkeep.engine import archiving, fsck, hibernation, lifecycle, machine, moments, quarantine, sessions, snapshots
+from sandkeep.engine import (
+    archived_snapshots,
+    archiving,
+    fsck,
+    hibernation,
+    lifecycle,
+    machine,
+    moments,
+    quarantine,
+    sessions,
+    snapshots,
+)
 from sandkeep.engine.browse import Browser
 from sandkeep.engine.exits import Exits
 from sandkeep.engine.journal import Entry
@@ -129,11 +140,11 @@ class Supervisor:
         )
 
     def _origin(self, snapshot_id: str | None) -> Kept | None:
-        """Raises NotFound."""
+        """Raises NotFound; Conflict for one that is in the object store."""
         origin = self._parts.records.snapshots.get(snapshot_id or "")
         if snapshot_id and origin is None:
             raise NotFound(f"snapshot {snapshot_id} is not on this node")
-        return origin
+        return archived_snapshots.check_here(self._parts, origin) if origin else None
 
     # -- to and from another installation
 
@@ -438,11 +449,29 @@ class Supervisor:
         source_snapshot_id: str,
     ) -> SnapshotOnNode:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
-            source, of = self._operations.known(source_id), snapshots.find(self._parts, source_id, source_snapshot_id)
+            source = self._operations.known(source_id)
+            of = snapshots.find_here(self._parts, source_id, source_snapshot_id)
             return await snapshots.adopt(self._parts, record, snapshot, source, of, entry, undos)
 
         await self._operations.operate(operation, sandbox_id, "adopt_snapshot", None, work)
         return snapshots.find(self._parts, sandbox_id, snapshot.id).snapshot
+
+    async def archive_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> SnapshotOnNode:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            kept = snapshots.find(self._parts, sandbox_id, snapshot_id)
+            return await archived_snapshots.archive(self._parts, record, kept, entry)
+
+        verb, long = "archive_snapshot", Phase.ARCHIVING
+        await self._operations.operate(operation, sandbox_id, verb, None, work, as_long_as=long)
+        return snapshots.find(self._parts, sandbox_id, snapshot_id).snapshot
+
+    async def wake_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> SnapshotOnNode:
+        async def work(record: Record, entry: Entry, undos: Undos) -> Record:
+            kept = snapshots.find(self._parts, sandbox_id, snapshot_id)
+            return await archived_snapshots.wake(self._parts, record, kept, entry, undos)
+
+        await self._operations.operate(operation, sandbox_id, "wake_snapshot", None, work, as_long_as=Phase.WAKING)
+        return snapshots.find(self._parts, sandbox_id, snapshot_id).snapshot
 
     async def delete_snapshot(self, operation: OperationRef, sandbox_id: str, snapshot_id: str) -> None:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
@@ -452,7 +481,7 @@ class Supervisor:
 
     async def rollback(self, operation: OperationRef, sandbox_id: str, snapshot_id: str, memory: bool) -> Observed:
         async def work(record: Record, entry: Entry, undos: Undos) -> Record:
-            kept = snapshots.find(self._parts, sandbox_id, snapshot_id)
+            kept = snapshots.find_here(self._parts, sandbox_id, snapshot_id)
             self._exits.expect(record)
             return await snapshots.rollback(self._parts, record, kept, memory, entry, undos)
 

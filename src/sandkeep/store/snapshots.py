@@ -30,6 +30,7 @@ def _snapshot(row: Any) -> Snapshot:
         created_at=row.created_at,
         held=row.held,
         cause=Cause(row.cause),
+        archived=row.archived,
     )
 
 

@@ -116,6 +116,7 @@ snapshots = Table(
     Column("created_at", Float, nullable=False),
     Column("held", Float, nullable=False),
     Column("cause", String(16), nullable=False),
+    Column("archived", _Whole),
     UniqueConstraint("sandbox_id", "name", name="snapshot_name"),
     Index("snapshot_sandbox", "sandbox_id", "created_at"),
 )

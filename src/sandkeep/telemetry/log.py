@@ -44,6 +44,7 @@ EVENTS: Final[dict[str, str]] = {
     "task.failed": "A task in the background failed; it is repeated.",
     "timeline.failed": "What a timeline asks for could not be done; what is on a schedule is tried again ever more rarely.",
     "timeline.pruned": "Snapshots went that the timeline of their sandbox keeps no longer.",
+    "archive.not_pruned": "Nothing went from the store, since it cannot be said what an archive needs; the reason is in `error`.",
     "undo.failed": "A step could not be undone; recovery and fsck find what is left.",
 }
 """Name -> what it tells: the reference is made from this."""

@@ -27,7 +27,8 @@ class SnapshotView(Given):
     """A point in time of a sandbox, which it owns. `parent`: the snapshot that its disk came from when this one was made,
     null for the first. `held`: seconds that its processes stood still for it; `connections_reset`: and whether its
     connections to the outside were reset by it. `reason`: why it was made; `cause`: the same in
-    one word. `written`: bytes that it has and its parent has not (the first one: its template); `freed`: bytes that deleting
+    one word. `archived`: bytes of it in the object store, null while it is on its node; what needs its disk then has to wake
+    it first. `written`: bytes that it has and its parent has not (the first one: its template); `freed`: bytes that deleting
     it would give back; both null while nobody knows, else as of `measured_at`."""
 
     id: str
@@ -44,6 +45,7 @@ class SnapshotView(Given):
     written: int | None = None
     freed: int | None = None
     measured_at: datetime | None = None
+    archived: int | None = None
     created_at: datetime
 
 

@@ -1,35 +1,71 @@
 """sandkeep archive and wake"""
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from sandkeep.cli.commands.lifecycle import change, several
+from sandkeep.cli.commands.lifecycle import change
+from sandkeep.cli.output import size, working
+from sandkeep.cli.points import Point, PointName
 from sandkeep.cli.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from sandkeep.sdk import Sandbox
+
+points = click.argument(
+    "refs", metavar="NAME_OR_ID[@SNAPSHOT]...", type=PointName(or_now=True), nargs=-1, required=True
+)
 
 
 @click.command()
-@several
+@points
 @pass_session
-def archive(session: Session, refs: tuple[str, ...]) -> None:
-    """Move stopped or paused sandboxes to the object store. Their local copy goes only after the archive was read back.
+def archive(session: Session, refs: tuple[Point, ...]) -> None:
+    """Move stopped or paused sandboxes, or snapshots of any, to the object store. Their local copy goes only after the archive
+    was read back.
 
     \b
     Examples:
       sandkeep archive dev
       sandkeep stop build && sandkeep archive build
+      sandkeep archive dev@last-year
     """
-    change(session, refs, "archiving", lambda sandbox: sandbox.archive())
+    _each(session, refs, "archiving", lambda sandbox: sandbox.archive(), "archive")
 
 
 @click.command()
-@several
-@click.option("--disk-only", is_flag=True, help="Leave their memory aside: they are then stopped.")
+@points
+@click.option("--disk-only", is_flag=True, help="Leave the memory of sandboxes aside: they are then stopped.")
 @pass_session
-def wake(session: Session, refs: tuple[str, ...], disk_only: bool) -> None:
-    """Bring archived sandboxes back as they were, paused or stopped. exec, shell, cp, start and resume do this by themselves.
+def wake(session: Session, refs: tuple[Point, ...], disk_only: bool) -> None:
+    """Bring archived sandboxes and snapshots back as they were. exec, shell, cp, start and resume do this by themselves with a
+    sandbox.
 
     \b
     Examples:
       sandkeep wake dev
       sandkeep wake dev --disk-only
+      sandkeep wake dev@last-year && sandkeep rollback dev@last-year
     """
-    change(session, refs, "waking", lambda sandbox: sandbox.wake(disk_only=disk_only))
+    _each(session, refs, "waking", lambda sandbox: sandbox.wake(disk_only=disk_only), "wake")
+
+
+def _each(session: Session, refs: Sequence[Point], doing: str, act: "Callable[[Sandbox], None]", verb: str) -> None:
+    """Snapshots first. With --json: a view, or a list of them for several of one kind."""
+    moments = [point for point in refs if point.snapshot]
+    sandboxes = [point for point in refs if not point.snapshot]
+    if session.as_json and moments and sandboxes:
+        raise click.UsageError("with --json: either sandboxes or snapshots")
+    views: list[Any] = []
+    for point in moments:
+        with working(session, f"{doing} {point}"):
+            view = getattr(session.sandbox(point.sandbox).snapshots, verb)(point.snapshot)
+        views.append(view)
+        if not session.as_json:
+            kept = f"archived: {size(view.archived)} in the store" if view.archived is not None else "here"
+            session.say(f"{point} is {kept}")
+    if session.as_json and views:
+        session.say("", views if len(views) > 1 else views[0])
+    if sandboxes:
+        change(session, sandboxes, doing, act)

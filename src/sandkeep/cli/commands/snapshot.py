@@ -91,7 +91,8 @@ def list_(session: Session, ref: str) -> None:
 def row(branch: str, view: "SnapshotView") -> list[str]:
     tags = ", ".join(view.tags) or "-"
     sizes = size(view.written), size(view.freed)
-    return [branch + (view.name or view.id), view.id, view.kind, *sizes, tags, view.reason or "-", age(view.created_at)]
+    kind = f"{view.kind}, archived" if view.archived is not None else view.kind
+    return [branch + (view.name or view.id), view.id, kind, *sizes, tags, view.reason or "-", age(view.created_at)]
 
 
 def tree(snapshots: "Sequence[SnapshotView]") -> "Iterator[tuple[str, SnapshotView]]":
@@ -144,9 +145,10 @@ def show(session: Session, point: Point) -> None:
         ("created", f"{clock(view.created_at)} ({age(view.created_at)} ago)"),
         ("written", size(view.written)),
         ("frees", f"{size(view.freed)}{f', as of {age(view.measured_at)} ago' if view.measured_at else ''}"),
+        ("archived", f"{size(view.archived)} in the object store" if view.archived is not None else "-"),
         ("held", f"{brief(view.held)}, in which its processes stood still" if view.held else "-"),
     ]
-    session.say("\n".join(f"{name + ':':<9}{printable(text)}" for name, text in lines), view)
+    session.say("\n".join(f"{name + ':':<10}{printable(text)}" for name, text in lines), view)
 
 
 @snapshot.command()

@@ -142,6 +142,23 @@ class DirectoryDisks:
     async def finish_disk(self, sandbox_id: str) -> Path:
         return self._layout.finish_disk(sandbox_id)
 
+    async def begin_generation(self, sandbox_id: str, generation_id: str, limit: int) -> Path:
+        _check_limit(limit)
+        self._layout.check_no_generation(sandbox_id, generation_id)
+        await self._need_room()
+        self._layout.sandbox(sandbox_id).mkdir(mode=0o700, exist_ok=True)
+        self._layout.make_generation(sandbox_id, generation_id)
+        fresh = self._layout.generation(sandbox_id, generation_id) / (DISK + PARTIAL)
+        await self._remove(fresh)
+        fresh.mkdir()
+        fresh.chmod(0o755)
+        return fresh
+
+    async def finish_generation(self, sandbox_id: str, generation_id: str) -> None:
+        disk = self._layout.generation_disk(sandbox_id, generation_id)
+        if not disk.exists():
+            self._layout.begun_generation(sandbox_id, generation_id).rename(disk)
+
     async def drop_disk(self, sandbox_id: str) -> None:
         home = self._layout.sandbox(sandbox_id)
         await self._remove_whole(home / DISK)

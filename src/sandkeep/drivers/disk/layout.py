@@ -109,6 +109,18 @@ class Layout:
             fresh.rename(disk)
         return disk
 
+    def check_no_generation(self, sandbox_id: str, generation_id: str) -> None:
+        """Raises Conflict."""
+        if self.generation_disk(sandbox_id, generation_id).exists():
+            raise Conflict(f"There is a generation {generation_id} of {sandbox_id} in the pool")
+
+    def begun_generation(self, sandbox_id: str, generation_id: str) -> Path:
+        """Raises NotFound."""
+        fresh = self.generation(sandbox_id, generation_id) / (DISK + PARTIAL)
+        if not fresh.exists():
+            raise NotFound(f"No generation {generation_id} of {sandbox_id} was begun")
+        return fresh
+
     def has_generations(self, sandbox_id: str) -> bool:
         """Whole ones."""
         return any(_is_folder(path / DISK) for path in _entries(self.sandbox(sandbox_id) / GENERATIONS))

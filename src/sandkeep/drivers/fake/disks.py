@@ -131,6 +131,28 @@ class FakeDisks:
             fresh.rename(disk)
         return disk
 
+    async def begin_generation(self, sandbox_id: str, generation_id: str, limit: int) -> Path:
+        self.calls.append(("begin_generation", sandbox_id, generation_id))
+        _check_limit(limit)
+        generation = self._generation(sandbox_id, generation_id)
+        if (generation / "disk").exists():
+            raise Conflict(f"There is a generation {generation_id} of {sandbox_id}")
+        self._need_room()
+        fresh = self._path("unsealed", generation_id)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        (generation / "memory").mkdir(parents=True, exist_ok=True)
+        self.limits[sandbox_id] = limit
+        return fresh
+
+    async def finish_generation(self, sandbox_id: str, generation_id: str) -> None:
+        self.calls.append(("finish_generation", sandbox_id, generation_id))
+        disk, fresh = self._generation(sandbox_id, generation_id) / "disk", self._path("unsealed", generation_id)
+        if not disk.exists():
+            if not fresh.exists():
+                raise NotFound(f"No generation {generation_id} of {sandbox_id} was begun")
+            fresh.rename(disk)
+
     async def drop_disk(self, sandbox_id: str) -> None:
         self.calls.append(("drop_disk", sandbox_id))
         for folder in (self._path("unsealed", sandbox_id), self.path(sandbox_id)):

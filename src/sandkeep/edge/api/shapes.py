@@ -234,6 +234,7 @@ def snapshot(found: Snapshot, sizes: SnapshotSizes | None = None) -> snapshots.S
         written=size.written if size else None,
         freed=size.freed if size else None,
         measured_at=moment(sizes.at) if sizes and size else None,
+        archived=found.archived,
         created_at=moment(found.created_at),
     )
 

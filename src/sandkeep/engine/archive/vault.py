@@ -2,13 +2,14 @@
 
     sandboxes/<sandbox>/key                     its data key, wrapped; goes first when the archive is deleted
     sandboxes/<sandbox>/manifests/<sequence>
-    sandboxes/<sandbox>/pieces/<name>
+    sandboxes/<sandbox>/snapshots/<snapshot>    the manifest of one of its snapshots
+    sandboxes/<sandbox>/pieces/<name>           of all of them
 
 What the store gives is a stranger's until it was checked: a manifest by its signature and by the hash that the node has
 kept, a piece by the confined program.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,11 +38,12 @@ Facts = dict[str, Any]
 @dataclass(frozen=True)
 class Chain:
     """What the node must keep of a sandbox's archive. key: wrapped; sequence, hash: of the newest manifest that was verified
-    (0, '': none yet)."""
+    (0, '': none yet); snapshot: the one of its snapshots that this is the archive of, '': the sandbox itself."""
 
     key: str
     sequence: int = 0
     hash: str = ""
+    snapshot: str = ""
 
 
 class Vault:
@@ -79,8 +81,8 @@ class Vault:
         body = replace(packed, needs=needs, record=record)
         head = Head(sandbox_id, project_id, chain.sequence + 1, chain.hash, now)
         manifest = write_manifest(head, body, DataKey(key), self._ring.signing())
-        await self._objects.put(_manifest(sandbox_id, head.sequence), manifest)
-        after = Chain(chain.key, head.sequence, hash_of(manifest))
+        after = replace(chain, sequence=head.sequence, hash=hash_of(manifest))
+        await self._objects.put(_manifest(sandbox_id, after), manifest)
         await self._verify(sandbox_id, project_id, after)
         return after, body
 
@@ -121,7 +123,7 @@ class Vault:
     async def _manifest(self, sandbox_id: str, chain: Chain) -> bytes:
         """Raises DamagedError for any but the one that the node knows, saying what is in its place."""
         try:
-            found = await self._objects.get(_manifest(sandbox_id, chain.sequence), MOST_MANIFEST)
+            found = await self._objects.get(_manifest(sandbox_id, chain), MOST_MANIFEST)
         except (NotFound, TooLarge) as error:
             raise DamagedError("its manifest is not in the store, or larger than it may be") from error
         if hash_of(found) != chain.hash:
@@ -139,13 +141,18 @@ class Vault:
 
     # -- what is no longer needed
 
-    async def prune(self, sandbox_id: str, chain: Chain, needed: set[str]) -> None:
-        """Pieces of interrupted and older archives, and older manifests."""
-        home = _home(sandbox_id)
+    async def prune(self, sandbox_id: str, chains: Iterable[Chain], needed: set[str]) -> None:
+        """Pieces of interrupted, older and deleted archives, and their manifests. chains: all that stay of the sandbox and its
+        snapshots; needed: the pieces of all these."""
+        home, stay = _home(sandbox_id), {_manifest(sandbox_id, chain) for chain in chains}
+        manifests = await self._objects.sizes(f"{home}/manifests") | await self._objects.sizes(f"{home}/snapshots")
+        await self._objects.delete([key for key in manifests if key not in stay])
         pieces = await self._objects.sizes(f"{home}/pieces")
-        old = [key for key in pieces if _last(key) not in needed]
-        manifests = await self._objects.sizes(f"{home}/manifests")
-        await self._objects.delete(old + [key for key in manifests if key != _manifest(sandbox_id, chain.sequence)])
+        await self._objects.delete([key for key in pieces if _last(key) not in needed])
+
+    async def forget(self, sandbox_id: str, chain: Chain) -> None:
+        """Its manifest. Idempotent."""
+        await self._objects.delete([_manifest(sandbox_id, chain)])
 
     async def erase(self, sandbox_id: str) -> None:
         """The wrapped key first: without it the rest is noise. Idempotent."""
@@ -153,9 +160,10 @@ class Vault:
         await self._objects.delete([f"{home}/key"])
         await self._objects.delete(list(await self._objects.sizes(home)))
 
-    async def size(self, sandbox_id: str) -> int:
-        """Bytes in the store."""
-        return sum((await self._objects.sizes(_home(sandbox_id))).values())
+    async def size(self, sandbox_id: str, body: Body) -> int:
+        """Bytes in the store of what an archive consists of; others may need some of it, too."""
+        wanted, found = body.pieces(), await self._objects.sizes(f"{_home(sandbox_id)}/pieces")
+        return sum(size for key, size in found.items() if _last(key) in wanted)
 
 
 def _home(sandbox_id: str) -> str:
@@ -182,5 +190,7 @@ def _refusing(sandbox_id: str) -> Iterator[None]:
         ) from error
 
 
-def _manifest(sandbox_id: str, sequence: int) -> str:
-    return f"{_home(sandbox_id)}/manifests/{sequence:08d}"
+def _manifest(sandbox_id: str, chain: Chain) -> str:
+    if chain.snapshot:
+        return f"{_home(sandbox_id)}/snapshots/{chain.snapshot}"
+    return f"{_home(sandbox_id)}/manifests/{chain.sequence:08d}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.sdk._async.browse import AsyncBrowse
 from sandkeep.sdk._async.lists import pages
-from sandkeep.sdk._async.transport import AsyncTransport
+from sandkeep.sdk._async.transport import NO_LIMIT, AsyncTransport
 from sandkeep.sdk.requests import fresh_key, given, quoted, shaped, snapshot_ref
 
 if TYPE_CHECKING:
@@ -66,6 +66,20 @@ class AsyncSnapshots(AsyncBrowse):
     async def delete(self, snapshot: "str | SnapshotView") -> None:
         """For good. Those made after it, and forks of it, stay as they are."""
         await self._transport.call("DELETE", self._of(snapshot), again=True)
+
+    async def archive(self, snapshot: "str | SnapshotView") -> "SnapshotView":
+        """To the object store; the local copy goes when all of it was read back from there. `archived` of the view says how many
+        bytes of the store it is. Raises Conflict (it did not come back as it was: nothing was changed), Unavailable."""
+        return await self._moved(snapshot, "archive")
+
+    async def wake(self, snapshot: "str | SnapshotView") -> "SnapshotView":
+        """Back from the object store. Raises Conflict for what is not as it was put there, NoCapacity."""
+        return await self._moved(snapshot, "wake")
+
+    async def _moved(self, snapshot: "str | SnapshotView", verb: str) -> "SnapshotView":
+        answer = await self._transport.call("POST", f"{self._of(snapshot)}/{verb}", again=True, timeout=NO_LIMIT)
+        view: SnapshotView = shaped("snapshots.SnapshotView", answer)
+        return view
 
     def _of(self, snapshot: "str | SnapshotView") -> str:
         return f"{self._path}/{quoted(snapshot_ref(snapshot))}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandkeep.sdk._sync.browse import Browse
 from sandkeep.sdk._sync.lists import pages
-from sandkeep.sdk._sync.transport import Transport
+from sandkeep.sdk._sync.transport import NO_LIMIT, Transport
 from sandkeep.sdk.requests import fresh_key, given, quoted, shaped, snapshot_ref
 
 if TYPE_CHECKING:
@@ -69,6 +69,20 @@ class Snapshots(Browse):
     def delete(self, snapshot: "str | SnapshotView") -> None:
         """For good. Those made after it, and forks of it, stay as they are."""
         self._transport.call("DELETE", self._of(snapshot), again=True)
+
+    def archive(self, snapshot: "str | SnapshotView") -> "SnapshotView":
+        """To the object store; the local copy goes when all of it was read back from there. `archived` of the view says how many
+        bytes of the store it is. Raises Conflict (it did not come back as it was: nothing was changed), Unavailable."""
+        return self._moved(snapshot, "archive")
+
+    def wake(self, snapshot: "str | SnapshotView") -> "SnapshotView":
+        """Back from the object store. Raises Conflict for what is not as it was put there, NoCapacity."""
+        return self._moved(snapshot, "wake")
+
+    def _moved(self, snapshot: "str | SnapshotView", verb: str) -> "SnapshotView":
+        answer = self._transport.call("POST", f"{self._of(snapshot)}/{verb}", again=True, timeout=NO_LIMIT)
+        view: SnapshotView = shaped("snapshots.SnapshotView", answer)
+        return view
 
     def _of(self, snapshot: "str | SnapshotView") -> str:
         return f"{self._path}/{quoted(snapshot_ref(snapshot))}"

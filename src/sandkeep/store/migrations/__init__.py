@@ -7,7 +7,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 
 from sandkeep.domain.errors import Conflict
 
-HEAD = "0006"
+HEAD = "0007"
 
 
 def revision(connection: Connection) -> str | None:

@@ -104,6 +104,12 @@ class BtrfsDisks:
     async def finish_disk(self, sandbox_id: str) -> Path:
         return await self._run(self._layout.finish_disk, sandbox_id)
 
+    async def begin_generation(self, sandbox_id: str, generation_id: str, limit: int) -> Path:
+        return await self._run(self._begin_generation, sandbox_id, generation_id, limit)
+
+    async def finish_generation(self, sandbox_id: str, generation_id: str) -> None:
+        await self._run(self._finish_generation, sandbox_id, generation_id)
+
     async def drop_disk(self, sandbox_id: str) -> None:
         await self._run(self._drop_disk, sandbox_id)
 
@@ -283,6 +289,27 @@ class BtrfsDisks:
             ioctl.create_subvolume(home, fresh.name, group)
         fresh.chmod(0o755)
         return fresh
+
+    def _begin_generation(self, sandbox_id: str, generation_id: str, limit: int) -> Path:
+        home, folder = self._layout.sandbox(sandbox_id), self._layout.generation(sandbox_id, generation_id)
+        self._layout.check_no_generation(sandbox_id, generation_id)
+        _check_limit(limit)
+        self._need_room()
+        home.mkdir(mode=0o700, exist_ok=True)
+        self._layout.make_generation(sandbox_id, generation_id)
+        fresh = folder / (DISK + PARTIAL)
+        self._destroy(fresh)
+        with self._groups.joined(home, limit) as group:
+            ioctl.create_subvolume(folder, fresh.name, group)
+        fresh.chmod(0o755)
+        return fresh
+
+    def _finish_generation(self, sandbox_id: str, generation_id: str) -> None:
+        disk = self._layout.generation_disk(sandbox_id, generation_id)
+        if not disk.exists():
+            fresh = self._layout.begun_generation(sandbox_id, generation_id)
+            ioctl.set_readonly(fresh, True)
+            fresh.rename(disk)  # in one folder: a read-only folder cannot change its parent
 
     def _drop_disk(self, sandbox_id: str) -> None:
         home = self._layout.sandbox(sandbox_id)

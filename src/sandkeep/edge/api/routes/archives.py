@@ -1,4 +1,4 @@
-"""Archives of sandboxes: to the object store, and back."""
+"""Archives of sandboxes and of snapshots: to the object store, and back."""
 
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
 from sandkeep.wire.archives import WakeRequest
 from sandkeep.wire.sandboxes import SandboxView
+from sandkeep.wire.snapshots import SnapshotView
 
 router = APIRouter(prefix="/v1/sandboxes/{ref}", tags=["archives"])
 
@@ -25,3 +26,16 @@ async def wake_sandbox(
 ) -> SandboxView:
     """Back from the object store, as it was: paused or stopped. Calls (exec, files, start, resume) do this by themselves."""
     return shapes.sandbox(await use.archives.wake(who.project_id, ref, disk_only=asked.disk_only))
+
+
+@router.post("/snapshots/{snapshot}/archive")
+async def archive_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> SnapshotView:
+    """By name or id. The local copy goes only after everything was read back from the object store. It stays a snapshot, and is
+    deleted as any other; a rollback, a fork or a look into it needs it back first."""
+    return shapes.snapshot(await use.archives.archive_snapshot(who.project_id, ref, snapshot))
+
+
+@router.post("/snapshots/{snapshot}/wake")
+async def wake_snapshot(ref: str, snapshot: str, who: Caller, use: Using) -> SnapshotView:
+    """By name or id: back from the object store, as it was. It then shares nothing with others, and takes its whole size."""
+    return shapes.snapshot(await use.archives.wake_snapshot(who.project_id, ref, snapshot))
