@@ -15,6 +15,7 @@ from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict, NotFound, SandkeepError, Unsupported
 from support.instance import Instance, client_of, until
 from support.s3 import S3, s3_server
+from support.witness import events_of
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/n.new; mv /dev/shm/n.new /dev/shm/n; sleep 0.01; done"
 SMALLER = "rm -rf /usr/share /usr/lib/python3* /usr/lib/*/perl* /var/lib/dpkg /var/cache"
@@ -273,6 +274,16 @@ def test_the_command_line(client: Client, instance: Instance, runtime: str) -> N
     shown = instance.run("show", "tool").stdout
     assert "archived and read back" in shown
     assert "sandkeep wake tool" in instance.run("why", "tool").stdout
+    assert "tool is intact" in instance.run("archive", "--verify", "tool").stdout
+    piece = max((home(instance, sandbox) / "pieces").iterdir())
+    good = piece.read_bytes()
+    piece.write_bytes(good[:-1])
+    told = instance.run("archive", "--verify", "tool", check=False)
+    assert told.returncode == 1 and piece.name[:16] in told.stdout
+    assert "ArchiveDamaged" in instance.run("why", "tool").stdout
+    piece.write_bytes(good)
+    instance.run("archive", "--verify", "tool")
+    assert "ArchiveDamaged" not in instance.run("why", "tool").stdout
     assert json.loads(instance.run("wake", "tool", "--json").stdout)["phase"] == "stopped"
     assert "tool" in instance.run("list", "--phase", "stopped").stdout
     assert instance.run("archive", "tool", "missing", check=False).returncode == 3
@@ -336,7 +347,10 @@ def in_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Instance, 
         options.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in server.options.items()))
         options.chmod(0o600)
         with Instance.made(
-            "test", SANDKEEP_ARCHIVE_URL=f"{server.url}/kept", SANDKEEP_ARCHIVE_OPTIONS=str(options)
+            "test",
+            SANDKEEP_ARCHIVE_URL=f"{server.url}/kept",
+            SANDKEEP_ARCHIVE_OPTIONS=str(options),
+            SANDKEEP_ARCHIVE_VERIFY_EVERY="1s",
         ) as made:
             yield made, server
 
@@ -353,6 +367,7 @@ def _there_and_back(client: Client, instance: Instance, server: S3) -> None:
     sandbox.stop()
     sandbox.archive()
     assert not in_pool(instance, sandbox)
+    until(lambda: "archive.rehearsed" in events_of(client, sandbox.id), 60)
     objects = server.folder / "kept/sandboxes" / sandbox.id
     assert len(list(objects.rglob("*"))) > 5
     assert said(sandbox, SUMS) == sums

@@ -3,15 +3,20 @@
 import os
 import pwd
 import shutil
+import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandkeep.domain.errors import Conflict, Internal, NotFound, Unavailable
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.drivers.fake.objects import FakeObjects
-from sandkeep.engine.archive.keys import KeyRing
+from sandkeep.engine.archive.format import Head, Manifest
+from sandkeep.engine.archive.keys import DamagedError, DataKey, KeyRing
+from sandkeep.engine.archive.pack import Packer
+from sandkeep.engine.archive.unpack import Unpacker
 from sandkeep.engine.archive.vault import Chain, Vault
 from sandkeep.engine.archive.worker import Folders, Worker
 from sandkeep.lib import process
@@ -165,6 +170,85 @@ async def test_an_upload_that_did_not_arrive_whole_does_not_count_and_the_next_o
     bench.objects.put = put  # type: ignore[method-assign]
     await bench.write()
     assert tree(await bench.unpack() / "disk") == tree(bench.disk)
+
+
+async def test_a_rehearsal_restores_all_and_compares_it(bench: Bench) -> None:
+    fill_tree(bench.disk)
+    os.mknod(bench.disk / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.link(bench.disk / "device", bench.disk / "device-too")
+    (bench.memory / "pages.img").write_bytes(os.urandom(2_500_000) + bytes(3_000_000))
+    await bench.write()
+
+    async def rehearsed() -> Path:
+        again = bench.folder / "again"
+        shutil.rmtree(again, ignore_errors=True)
+        for path in (again, again / "disk", again / "memory"):
+            path.mkdir()
+        await bench.vault.rehearse(bench.sandbox, PROJECT, bench.chain, Folders(again / "disk", again / "memory"))
+        return again
+
+    again = await rehearsed()
+    assert len(list((again / "disk").iterdir())) == len(list(bench.disk.iterdir())) - 2, "devices are not made"
+    for key in [key for key in bench.objects.held if "pieces" in key][::3]:
+        good = bench.objects.held[key]
+        bench.objects.held[key] = good[:-1]
+        with pytest.raises(Conflict, match="refused"):
+            await rehearsed()
+        bench.objects.held[key] = good
+    await rehearsed()
+
+
+@pytest.mark.parametrize("what", ["content", "mode", "time", "size", "link", "attribute", "other name", "memory"])
+def test_what_was_made_otherwise_is_found(tmp_path: Path, what: str) -> None:
+    """As a file system does that loses something: what is compared is what lies there, not what was written."""
+    for name in ("disk", "memory", "again", "pages"):
+        (tmp_path / name).mkdir()
+    fill_tree(tmp_path / "disk")
+    os.setxattr(tmp_path / "disk/home/large", "user.note", b"kept")
+    os.link(tmp_path / "disk/home/large", tmp_path / "disk/too")
+    (tmp_path / "disk/arrow").symlink_to("home")
+    (tmp_path / "memory/pages.img").write_bytes(b"memory")
+    pieces: dict[bytes, bytes] = {}
+    key = DataKey(bytes(32))
+    opened = {path.name: os.open(path, os.O_RDONLY) for path in tmp_path.iterdir()}
+    body = Packer(key, set(), pieces.__setitem__).pack(opened["disk"], opened["memory"])
+    manifest = Manifest(Head("sbx_one", "prj_one", 1, "", 1.0), body, "")
+    again, large = tmp_path / "again", tmp_path / "again/home/large"
+
+    class Forgetful(Unpacker):
+        def _unpack(self, root: int, memory: int | None) -> Any:
+            made = super()._unpack(root, memory)
+            match what:
+                case "content":
+                    small = again / "home/small-7"
+                    times = small.stat().st_mtime_ns
+                    with small.open("r+b") as file:
+                        file.write(b"?")
+                    os.utime(small, ns=(times, times))
+                case "mode":
+                    large.chmod(0o6755)
+                case "time":
+                    os.utime(again / "home", ns=(1, 1))
+                case "size":
+                    os.truncate(large, 5)
+                case "link":
+                    os.unlink(again / "arrow")
+                    os.symlink("elsewhere", again / "arrow")
+                    os.utime(again / "arrow", ns=(5, 5), follow_symlinks=False)
+                case "attribute":
+                    os.setxattr(large, "user.note", b"lost")
+                case "other name":
+                    os.unlink(again / "too")
+                    shutil.copy2(large, again / "too")
+                case "memory":
+                    (tmp_path / "pages/pages.img").write_bytes(b"memorY")
+            return made
+
+    unpacker = Forgetful(key, manifest, lambda names: (pieces[name] for name in names))
+    with pytest.raises(DamagedError, match="something else"):
+        unpacker.rehearse(opened["again"], opened["pages"])
+    for fd in opened.values():
+        os.close(fd)
 
 
 async def test_a_store_that_goes_away_in_the_middle(bench: Bench) -> None:

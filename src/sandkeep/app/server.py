@@ -29,6 +29,7 @@ from sandkeep.control.promotion import Promotion
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reach import Reach
 from sandkeep.control.reconciler import Reconciler
+from sandkeep.control.rehearsals import Rehearsals
 from sandkeep.control.retention import Kept
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
@@ -75,7 +76,15 @@ async def run_server(settings: Settings) -> None:
                 )
                 kept = Kept(settings.events_keep_days, settings.events_keep_count)
                 services = await make_services(
-                    database, runner, AgentGuest(), SystemClock(), __version__, grants, kept, allowance
+                    database,
+                    runner,
+                    AgentGuest(),
+                    SystemClock(),
+                    __version__,
+                    grants,
+                    kept,
+                    allowance,
+                    settings.archive_verify_every,
                 )
                 await _serve(settings, services)
         finally:
@@ -114,6 +123,7 @@ async def make_services(
     grants: Path | None = None,
     kept: Kept | None = None,
     allowance: Allowance | None = None,
+    verify_every: float = 0.0,
 ) -> Services:
     """The control plane over an open database; its tasks (templates, reconciler) are the caller's to start."""
     allowance = allowance or Allowance()
@@ -129,8 +139,19 @@ async def make_services(
     timelines = Timelines(events, sandboxes, snapshots, runner, clock)
     forks = Forks(events, sandboxes, snapshots)
     nodes = Nodes(events, runner, installation)
+    rehearsals = Rehearsals(events, sandboxes, snapshots, runner, clock, verify_every)
     reconciler = Reconciler(
-        events, sandboxes, templates, snapshots, timelines, nodes, runner, clock, installation, kept or Kept()
+        events,
+        sandboxes,
+        templates,
+        snapshots,
+        timelines,
+        rehearsals,
+        nodes,
+        runner,
+        clock,
+        installation,
+        kept or Kept(),
     )
     return Services(
         version=version,
@@ -146,6 +167,7 @@ async def make_services(
         browse=Browse(events, sandboxes, snapshots, reach, runner, guest),
         archives=archives,
         portable=Portable(events, sandboxes, runner),
+        rehearsals=rehearsals,
         events=events,
         reconciler=reconciler,
         nodes=nodes,

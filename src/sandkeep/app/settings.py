@@ -84,6 +84,12 @@ class Settings(BaseModel):
         description="TOML file with what the object store needs (endpoint, region, access_key_id, secret_access_key, ...); "
         "only root may read it.",
     )
+    archive_verify_every: float = Field(
+        86_400.0,
+        ge=0,
+        description="Seconds (or `12h`) after which an archive that chance picks is restored into a scratch place and compared; "
+        "`off`: never. [How to](../howto/archive.md).",
+    )
     max_sandboxes: int = Field(0, ge=0, description="How many sandboxes a project may have; 0: as many as fit.")
     max_creates: int = Field(0, ge=0, description="How many sandboxes a project may create per minute; 0: any number.")
     max_requests: float = Field(
@@ -102,6 +108,11 @@ class Settings(BaseModel):
     @classmethod
     def _sizes(cls, value: Any) -> Any:
         return _parsed(parse_size, value)
+
+    @field_validator("archive_verify_every", mode="before")
+    @classmethod
+    def _durations_or_off(cls, value: Any) -> Any:
+        return 0.0 if value == "off" else _parsed(parse_duration, value)
 
     @field_validator("boot_deadline", mode="before")
     @classmethod

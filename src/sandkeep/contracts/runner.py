@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sandkeep.domain.archive import Rehearsed
 from sandkeep.domain.browse import Difference, FileAt, Point
 from sandkeep.domain.capability import DiskCapabilities, RuntimeCapabilities
 from sandkeep.domain.node import (
@@ -118,6 +119,11 @@ class Runner(Protocol):
     ) -> Observed:
         """As `create`, with the disk that is in the file, and its memory unless `disk_only`: stopped, or paused. Nothing is left
         when it raises: InvalidArgument for a file that is not as it was made, Unsupported for memory that does not fit here."""
+        ...
+
+    async def rehearse(self, sandbox_id: str, snapshot_id: str | None) -> Rehearsed:
+        """Whether the archive of it (of one of its snapshots) can be restored, by doing so in a scratch place. Changes nothing.
+        Raises NotFound, Conflict for one without an archive; NoCapacity, Unavailable when it cannot be tried."""
         ...
 
     async def update(

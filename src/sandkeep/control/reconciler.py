@@ -9,6 +9,7 @@ from sandkeep.control.catchup import Catchup
 from sandkeep.control.events import Events
 from sandkeep.control.expiries import Expiries
 from sandkeep.control.nodes import Nodes
+from sandkeep.control.rehearsals import Rehearsals
 from sandkeep.control.restarts import Restarter
 from sandkeep.control.retention import Kept, Retention
 from sandkeep.control.sandboxes import Sandboxes
@@ -44,6 +45,7 @@ class Reconciler:
         templates: Templates,
         snapshots: Snapshots,
         timelines: Timelines,
+        rehearsals: Rehearsals,
         nodes: Nodes,
         runner: Runner,
         clock: Clock,
@@ -54,6 +56,7 @@ class Reconciler:
         self._sandboxes = sandboxes
         self._templates = templates
         self._snapshots = snapshots
+        self._rehearsals = rehearsals
         self._nodes = nodes
         self._ahead = Catchup(events, sandboxes, runner, clock)
         self._runner = runner
@@ -76,6 +79,7 @@ class Reconciler:
             tasks.start_soon(self._restarter.run)
             tasks.start_soon(self._retention.run)
             tasks.start_soon(self._schedule.run)
+            tasks.start_soon(self._rehearsals.run, self._joined)
 
     def _joined(self) -> bool:
         """To a node that is of this installation."""

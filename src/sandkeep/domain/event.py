@@ -47,6 +47,8 @@ class EventKind(StrEnum):
     SNAPSHOT_PRUNED = "snapshot.pruned"
     SNAPSHOT_ARCHIVED = "snapshot.archived"
     SNAPSHOT_WOKEN = "snapshot.woken"
+    ARCHIVE_REHEARSED = "archive.rehearsed"
+    ARCHIVE_DAMAGED = "archive.damaged"
     TEMPLATE_BUILD_STARTED = "template.build_started"
     TEMPLATE_READY = "template.ready"
     TEMPLATE_FAILED = "template.failed"
@@ -97,6 +99,8 @@ MEANING: dict[EventKind, str] = {
     EventKind.SNAPSHOT_PRUNED: "Snapshots went that the timeline of their sandbox keeps no longer; `snapshots` are their ids.",
     EventKind.SNAPSHOT_ARCHIVED: "All of a snapshot is in the object store, and was read back from there.",
     EventKind.SNAPSHOT_WOKEN: "A snapshot is back from the object store.",
+    EventKind.ARCHIVE_REHEARSED: "An archive was restored into a scratch place, and is whole; `snapshot`: of which one.",
+    EventKind.ARCHIVE_DAMAGED: "An archive cannot be restored as it was put there; the reason names what is wrong.",
     EventKind.TEMPLATE_BUILD_STARTED: "The build of a template has begun.",
     EventKind.TEMPLATE_READY: "A template can be used.",
     EventKind.TEMPLATE_FAILED: "The build of a template failed; the reason names the step.",

@@ -270,6 +270,7 @@ class ConditionKind(StrEnum):
     CRASH_LOOP = "CrashLoop"
     RESCUE = "Rescue"
     RECORD_LOST = "RecordLost"
+    ARCHIVE_DAMAGED = "ArchiveDamaged"
 
 
 @dataclass(frozen=True)

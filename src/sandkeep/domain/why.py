@@ -45,6 +45,7 @@ _WORTH_TELLING = {
     ConditionKind.CRASH_LOOP: True,
     ConditionKind.RESCUE: True,
     ConditionKind.RECORD_LOST: True,
+    ConditionKind.ARCHIVE_DAMAGED: True,
 }
 """The value that says something is not as it should be. DiskReady and GuestReady are told by the phase."""
 
@@ -239,6 +240,9 @@ def _against_conditions(sandbox: Sandbox, name: str) -> list[Remedy]:
         if _WORTH_TELLING.get(condition.kind) is not condition.value:
             continue
         match condition.kind:
+            case ConditionKind.ARCHIVE_DAMAGED:
+                again = f"sandkeep archive --verify {name}"
+                found.append(Remedy(again, "look again, after what is damaged was put back from a copy of the store"))
             case ConditionKind.OUT_OF_MEMORY:
                 found.append(Remedy(f"sandkeep update {name} --memory SIZE", "give it more memory"))
             case ConditionKind.MEMORY_SAVABLE:

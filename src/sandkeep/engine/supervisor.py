@@ -12,10 +12,10 @@ from anyio.abc import TaskGroup
 from anyio.to_thread import run_sync
 
 from sandkeep.contracts.runner import PROTOCOL_VERSION, NodeInfo
+from sandkeep.domain.archive import Rehearsed
 from sandkeep.domain.browse import Difference, FileAt, Point
 from sandkeep.domain.errors import (
     Conflict,
-    InUse,
     NotFound,
     PauseFailed,
     Unsupported,
@@ -58,8 +58,10 @@ from sandkeep.engine.parts import Parts
 from sandkeep.engine.portable import Porter
 from sandkeep.engine.records import Kept, Record
 from sandkeep.engine.recovery import mend, recover
+from sandkeep.engine.rehearsals import Rehearsals
 from sandkeep.engine.rescue import give_back, leave_or_stay, set_room
 from sandkeep.engine.sizes import Sizes
+from sandkeep.engine.templates import Templates
 from sandkeep.engine.tombstones import Tombstones
 from sandkeep.engine.undo import Undos
 from sandkeep.engine.upkeep import Upkeep
@@ -81,6 +83,8 @@ class Supervisor:
         self._operations = Operations(parts, self._lanes, self._exits)
         self._kills = moments.Kills(parts, self._lanes)
         self._sizes = Sizes(parts)
+        self._templates = Templates(parts, self._lanes, self._operations)
+        self._rehearsals = Rehearsals(parts)
         self._browser = Browser(parts, self._lanes)
         self._probed: tuple[float, str] | None = None
         self._probing = anyio.Lock()
@@ -253,6 +257,10 @@ class Supervisor:
             return await archiving.wake(self._parts, record, entry, undos, disk_only)
 
         return await self._operations.operate(operation, sandbox_id, "wake", Phase.WAKING, work)
+
+    async def rehearse(self, sandbox_id: str, snapshot_id: str | None) -> Rehearsed:
+        record = self._operations.known(sandbox_id)
+        return await self._operations.detached(lambda: self._rehearsals.rehearse(record, snapshot_id))
 
     async def update(
         self, operation: OperationRef, sandbox_id: str, limits: Limits, lifetime: Lifetime, labels: dict[str, str]
@@ -527,49 +535,10 @@ class Supervisor:
     # -- templates
 
     async def make_template(self, operation: OperationRef, sandbox_id: str, template: TemplateOnNode) -> TemplateOnNode:
-        async def body() -> TemplateOnNode:
-            if template.id in self._parts.records.templates:
-                return self._parts.records.templates[template.id]
-            async with self._lanes.operate(sandbox_id, None, DEADLINES[Phase.PAUSING]):
-                record = self._operations.known(sandbox_id)
-                if record.phase is not Phase.STOPPED:
-                    raise Conflict(f"sandbox {sandbox_id} is {record.phase}, not stopped")
-                entry = self._parts.journal.begin(operation.id, "make_template", template.id, sandbox=sandbox_id)
-                try:
-                    async with Undos() as undos:
-                        entry.step("template.copy")
-                        undos.push("template", lambda: self._parts.disks.delete_template(template.id))
-                        size = await self._parts.disks.template_from_disk(template.id, sandbox_id)
-                        made = replace(template, size=size)
-                        entry.step("record")
-                        self._parts.records.save_template(made)
-                finally:
-                    entry.close()
-                return made
-
-        return await self._operations.detached(body)
+        return await self._templates.make(operation, sandbox_id, template)
 
     async def delete_template(self, operation: OperationRef, template_id: str) -> None:
-        if template_id not in self._parts.records.templates:
-            return
-        records = self._parts.records.sandboxes.values()
-        users = [r.id for r in records if r.spec.template == template_id and r.phase is not Phase.DELETED]
-        if users:
-            raise InUse(
-                "this template is in use: sandboxes were made from it",
-                hint="delete them first",
-                sandboxes=users[:20],
-            )
-
-        async def body() -> None:
-            entry = self._parts.journal.begin(operation.id, "delete_template", template_id)
-            self._parts.records.remove_template(template_id)
-            entry.step("template.delete")
-            await self._parts.disks.delete_template(template_id)
-            await self._parts.disks.sync()  # gone also after a power cut, before the intent is forgotten
-            entry.close()
-
-        await self._operations.detached(body)
+        await self._templates.delete(operation, template_id)
 
     async def templates(self) -> list[TemplateOnNode]:
         return list(self._parts.records.templates.values())

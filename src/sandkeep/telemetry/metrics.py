@@ -14,6 +14,13 @@ REQUEST_SECONDS = Histogram(
     registry=_registry,
 )
 
+REHEARSALS = Counter(
+    "sandkeep_archive_rehearsals_total",
+    "Archives that were restored into a scratch place and compared, by what was found",
+    ["result"],
+    registry=_registry,
+)
+
 
 def render() -> bytes:
     return generate_latest(_registry)
@@ -22,7 +29,7 @@ def render() -> bytes:
 def described() -> list[tuple[str, str, tuple[str, ...], str]]:
     """(name, type, labels, what it is) of every metric, for the reference."""
     found = []
-    for metric in (REQUESTS, REQUEST_SECONDS):
+    for metric in (REQUESTS, REQUEST_SECONDS, REHEARSALS):
         for family in metric.describe():
             name = f"{family.name}_total" if family.type == "counter" else family.name
             found.append((name, family.type, tuple(metric._labelnames), family.documentation))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandkeep.cli.commands.lifecycle import change
-from sandkeep.cli.output import size, working
+from sandkeep.cli.output import brief, size, working
 from sandkeep.cli.points import Point, PointName
+from sandkeep.cli.printable import printable
 from sandkeep.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
@@ -20,17 +21,24 @@ points = click.argument(
 
 @click.command()
 @points
+@click.option(
+    "--verify", is_flag=True, help="Restore what is archived into a scratch place, and compare it. Changes nothing."
+)
 @pass_session
-def archive(session: Session, refs: tuple[Point, ...]) -> None:
+@click.pass_context
+def archive(ctx: click.Context, session: Session, refs: tuple[Point, ...], verify: bool) -> None:
     """Move stopped or paused sandboxes, or snapshots of any, to the object store. Their local copy goes only after the archive
-    was read back.
+    was read back. With --verify: exits with 1 when one is damaged.
 
     \b
     Examples:
       sandkeep archive dev
       sandkeep stop build && sandkeep archive build
       sandkeep archive dev@last-year
+      sandkeep archive --verify dev
     """
+    if verify:
+        ctx.exit(0 if _verified(session, refs) else 1)
     _each(session, refs, "archiving", lambda sandbox: sandbox.archive(), "archive")
 
 
@@ -49,6 +57,21 @@ def wake(session: Session, refs: tuple[Point, ...], disk_only: bool) -> None:
       sandkeep wake dev@last-year && sandkeep rollback dev@last-year
     """
     _each(session, refs, "waking", lambda sandbox: sandbox.wake(disk_only=disk_only), "wake")
+
+
+def _verified(session: Session, refs: Sequence[Point]) -> bool:
+    """Whether all of them are whole."""
+    views = []
+    for point in refs:
+        with working(session, f"verifying {point}"):
+            view = session.sandbox(point.sandbox).verify_archive(point.snapshot or None)
+        views.append(view)
+        if not session.as_json:
+            state = "intact" if view.intact else "damaged"
+            session.say(f"{point} is {state}: {printable(view.reason)} ({brief(view.seconds)})")
+    if session.as_json:
+        session.say("", views if len(views) > 1 else views[0])
+    return all(view.intact for view in views)
 
 
 def _each(session: Session, refs: Sequence[Point], doing: str, act: "Callable[[Sandbox], None]", verb: str) -> None:

@@ -19,6 +19,7 @@ from sandkeep.control.promotion import Promotion
 from sandkeep.control.quarantine import Quarantine
 from sandkeep.control.reach import Reach
 from sandkeep.control.reconciler import Reconciler
+from sandkeep.control.rehearsals import Rehearsals
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
 from sandkeep.control.templates import Templates
@@ -42,6 +43,7 @@ class Services:
     browse: Browse
     archives: Archives
     portable: Portable
+    rehearsals: Rehearsals
     events: Events
     reconciler: Reconciler
     nodes: Nodes

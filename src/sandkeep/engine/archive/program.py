@@ -53,9 +53,9 @@ def main() -> int:
 
 def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str, Any]:
     key, do = DataKey(bytes.fromhex(task["key"])), task["do"]
-    shown = {name: (path, do == "unpack") for name, path in task["folders"].items()}
+    shown = {name: (path, do in ("unpack", "rehearse")) for name, path in task["folders"].items()}
     if task["user"] is not None:
-        kept = {"pack": READ_ALL, "pour": READ_ALL, "unpack": MAKE_ALL}.get(do, ())
+        kept = {"pack": READ_ALL, "pour": READ_ALL, "unpack": MAKE_ALL, "rehearse": MAKE_ALL}.get(do, ())
         user, group = task["user"]
         confine(shown, user, group, kept)
     opened = {
@@ -81,7 +81,8 @@ def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str,
         unpacker.verify()
         return {}
     os.umask(0)
-    return {"left_out": unpacker.unpack(opened["disk"], memory)}
+    make = unpacker.rehearse if do == "rehearse" else unpacker.unpack
+    return {"left_out": make(opened["disk"], memory)}
 
 
 def _pack(packer: Packer, opened: dict[str, int]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from sandkeep.engine.archive.format import PIECE, Body, Entry, Manifest, read_entries
+from sandkeep.engine.archive.format import PIECE, Body, Entry, Manifest, MemoryFile, read_entries
 from sandkeep.engine.archive.keys import DamagedError, DataKey
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 128
 
@@ -48,6 +49,36 @@ class Unpacker:
     def unpack(self, root: int, memory: int | None) -> int:
         """Into empty folders; without one for the memory, its pieces are not even asked for. Returns how many devices were left
         out: nobody may make one of a number that a guest, or a stranger, chose. Raises DamagedError, OSError."""
+        return self._unpack(root, memory)[0]
+
+    def rehearse(self, root: int, memory: int | None) -> int:
+        """As `unpack`; then what was made is read again, and compared with what the manifest names. Raises the same."""
+        left_out, tree, targets = self._unpack(root, memory)
+        for number in range(len(tree.entries)):
+            tree.check(number)
+        files = [self._memory_file(memory, file) for file in self._body.memory] if memory is not None else []
+        for piece in targets.wanted():
+            found = bytearray()
+            for owner, at, start, size in targets.of(piece):
+                data = tree.read(owner, at, size) if owner >= 0 else os.pread(files[-owner - 1], size, at)
+                found.extend(bytes(max(0, start + size - len(found))))
+                found[start : start + size] = data
+            name = self._body.content[piece]
+            if self._key.name(b"content", bytes(found)) != name:
+                raise DamagedError(f"what was made of the piece {name.hex()[:16]} is something else", (name.hex(),))
+        for file in files:
+            os.close(file)
+        tree.close()
+        return left_out
+
+    @staticmethod
+    def _memory_file(folder: int, wanted: MemoryFile) -> int:
+        file = os.open(wanted.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        if os.fstat(file).st_size != wanted.size:
+            raise DamagedError(f"the memory file {wanted.name} has another size than the manifest says")
+        return file
+
+    def _unpack(self, root: int, memory: int | None) -> tuple[int, "_Tree", "_Targets"]:
         tree = _Tree(root)
         targets = _Targets(len(self._body.content))
         left_out, size = 0, sum(file.size for file in self._body.memory)
@@ -78,7 +109,7 @@ class Unpacker:
         for file in files:
             os.close(file)
         tree.finish()
-        return left_out
+        return left_out, tree, targets
 
     def _entries(self) -> Iterator[Entry]:
         names = self._body.index
@@ -123,13 +154,13 @@ class _Tree:
     """The names below one root, each reached by its number."""
 
     def __init__(self, root: int) -> None:
-        self._entries: list[Entry] = []
+        self.entries: list[Entry] = []
         self._root = root
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def make(self, number: int, entry: Entry) -> bool:
         """False: it was left out."""
-        self._entries.append(entry)
+        self.entries.append(entry)
         if not number:
             return True
         folder, name = self._folder(entry.parent), entry.name
@@ -146,7 +177,7 @@ class _Tree:
             case "l":
                 os.symlink(entry.link, name, dir_fd=folder)
             case "h":
-                same = self._entries[entry.same]
+                same = self.entries[entry.same]
                 if same.kind in "cb":
                     return False
                 os.link(
@@ -163,7 +194,7 @@ class _Tree:
         return True
 
     def write(self, number: int, at: int, data: memoryview) -> None:
-        entry = self._entries[number]
+        entry = self.entries[number]
         file = os.open(entry.name, _WRITE, dir_fd=self._folder(entry.parent))
         try:
             _write(file, at, data)
@@ -173,15 +204,59 @@ class _Tree:
     def finish(self) -> None:
         """Owners first, then modes, which a change of owner would cut; folders last and the deepest first, since what is made
         in one changes its time."""
-        for entry in self._entries:
+        for entry in self.entries:
             if entry.kind in "flps":
                 self._dress(self._folder(entry.parent), entry)
-        for number in range(len(self._entries) - 1, -1, -1):
-            if self._entries[number].kind == "d":
+        for number in range(len(self.entries) - 1, -1, -1):
+            if self.entries[number].kind == "d":
                 folder = self._folder(number)
-                self._dress_open(folder, self._entries[number])
+                self._dress_open(folder, self.entries[number])
+        self.close()
+
+    def close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
+
+    def read(self, number: int, at: int, size: int) -> bytes:
+        entry = self.entries[number]
+        file = os.open(entry.name, _READ, dir_fd=self._folder(entry.parent))
+        try:
+            return os.pread(file, size, at)
+        finally:
+            os.close(file)
+
+    def check(self, number: int) -> None:
+        """Raises DamagedError for one that is there otherwise than its entry says. Devices, and other names of them, are not."""
+        entry = self.entries[number]
+        kind = self.entries[entry.same].kind if entry.kind == "h" else entry.kind
+        if kind in "cb":
+            return
+        folder, name = (self._folder(entry.parent), entry.name) if number else (self._root, b".")
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if entry.kind == "h":
+            same = self.entries[entry.same]
+            other = os.stat(same.name, dir_fd=self._folder(same.parent), follow_symlinks=False)
+            fits = (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
+        else:
+            is_one = {"d": stat.S_ISDIR, "f": stat.S_ISREG, "l": stat.S_ISLNK, "p": stat.S_ISFIFO, "s": stat.S_ISSOCK}[
+                kind
+            ]
+            fits = is_one(found.st_mode) and (found.st_uid, found.st_gid) == (entry.uid, entry.gid)
+            fits = fits and found.st_mtime_ns == entry.mtime
+            fits = fits and (kind == "l" or stat.S_IMODE(found.st_mode) == entry.mode)
+            fits = fits and (kind != "f" or found.st_size == entry.size)
+            fits = fits and (kind != "l" or os.readlink(name, dir_fd=folder) == entry.link)
+            fits = fits and (not entry.xattrs or self._has_xattrs(folder, name, entry))
+        if not fits:
+            raise DamagedError(f"what was made of entry {number} of the index is something else")
+
+    def _has_xattrs(self, folder: int, name: bytes, entry: Entry) -> bool:
+        file = os.open(name, _READ, dir_fd=folder)
+        try:
+            there = set(os.listxattr(file))
+            return all(one in there and os.getxattr(file, one) == value for one, value in entry.xattrs.items())
+        finally:
+            os.close(file)
 
     def _dress(self, folder: int, entry: Entry) -> None:
         if entry.kind == "f":
@@ -212,12 +287,12 @@ class _Tree:
         missing = []
         while number and number not in self._open:
             missing.append(number)
-            number = self._entries[number].parent
+            number = self.entries[number].parent
         if number not in self._open:
             self._keep(0, os.open(".", _FOLDER, dir_fd=self._root))
         here = self._open[number]
         for one in reversed(missing):
-            here = os.open(self._entries[one].name, _FOLDER, dir_fd=here)
+            here = os.open(self.entries[one].name, _FOLDER, dir_fd=here)
             self._keep(one, here)
         return here
 

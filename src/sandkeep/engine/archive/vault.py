@@ -101,6 +101,15 @@ class Vault:
                 folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
             )
 
+    async def rehearse(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> None:
+        """As `unpack`, and what was made is compared with the manifest. Changes nothing in the store. Raises the same."""
+        with _refusing(sandbox_id):
+            key = self._data_key(sandbox_id, project_id, chain)
+            manifest = await self._manifest(sandbox_id, chain)
+            await self._worker.rehearse(
+                folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
+            )
+
     async def _verify(self, sandbox_id: str, project_id: str, chain: Chain) -> None:
         with _refusing(sandbox_id):
             key = self._data_key(sandbox_id, project_id, chain)

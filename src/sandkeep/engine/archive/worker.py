@@ -106,6 +106,10 @@ class Worker:
         bounds = {"room": str(carry.ROOM)} if strange else {}
         return int((await self._read("unpack", folders.given(), manifest, key, signing, get, **bounds))["left_out"])
 
+    async def rehearse(self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get) -> None:
+        """As `unpack`, and what was made is compared with the manifest. Raises the same."""
+        await self._read("rehearse", folders.given(), manifest, key, signing, get)
+
     async def _read(
         self, do: str, folders: dict[str, str], manifest: bytes, key: bytes, signing: bytes, get: Get, **more: str
     ) -> dict[str, Any]:

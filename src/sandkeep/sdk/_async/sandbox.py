@@ -31,6 +31,7 @@ from sandkeep.sdk.requests import (
 from sandkeep.sdk.results import ExecResult, ProcessInfo, exec_result, process_result
 
 if TYPE_CHECKING:
+    from sandkeep.wire.archives import VerifiedView
     from sandkeep.wire.browse import DiffView, RestoreView
     from sandkeep.wire.events import EventView
     from sandkeep.wire.sandboxes import (
@@ -337,6 +338,15 @@ class AsyncSandbox(SandboxFields):
         """What is stopped, or paused on disk, as one file for `from_file` of another server; the key that opens it: a fresh one
         unless `key` is one. A file that is named is there when it is whole. It stays as it is. Raises Conflict, Unsupported."""
         return await export_sandbox(self._transport, self._path, target, key, progress)
+
+    async def verify_archive(self, snapshot: "str | SnapshotView | None" = None) -> "VerifiedView":
+        """Restore its archive, or that of a snapshot, into a scratch place, and compare: `intact` and `reason` of what was found.
+        Changes nothing. Raises Conflict (there is none), NoCapacity, Unavailable."""
+        body = given(snapshot=snapshot_ref(snapshot) if snapshot is not None else None)
+        path = self._path + "/archive/verify"
+        answer = await self._transport.call("POST", path, body=body or None, again=True, timeout=NO_LIMIT)
+        view: VerifiedView = shaped("archives.VerifiedView", answer)
+        return view
 
     async def _verb(self, verb: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> None:
         answer = await self._transport.call("POST", f"{self._path}/{verb}", body=body, again=True, timeout=timeout)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body
 
 from sandkeep.edge.api import shapes
 from sandkeep.edge.api.services import Caller, Using
-from sandkeep.wire.archives import WakeRequest
+from sandkeep.wire.archives import VerifiedView, VerifyRequest, WakeRequest
 from sandkeep.wire.sandboxes import SandboxView
 from sandkeep.wire.snapshots import SnapshotView
 
@@ -18,6 +18,16 @@ async def archive_sandbox(ref: str, who: Caller, use: Using) -> SandboxView:
     """What is stopped, or paused on disk, moves to the object store. The local copy goes only after everything was read back
     from there; what fails before leaves it as it was."""
     return shapes.sandbox(await use.archives.archive(who.project_id, ref))
+
+
+@router.post("/archive/verify")
+async def verify_archive(
+    ref: str, who: Caller, use: Using, asked: Annotated[VerifyRequest, Body(default_factory=VerifyRequest)]
+) -> VerifiedView:
+    """Restore its archive into a scratch place, compare it with its manifest, and throw it away. Nothing else changes. As the
+    server does by itself with one that chance picks."""
+    found = await use.rehearsals.rehearse(who.project_id, ref, asked.snapshot)
+    return VerifiedView(intact=found.intact, reason=found.reason, size=found.size, seconds=round(found.seconds, 3))
 
 
 @router.post("/wake")
