@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import hibernation, lifecycle, memory, space, throughput, timetravel
+from bench import archives, hibernation, lifecycle, memory, space, throughput, timetravel
 from bench.bare import Bare
 from bench.goals import ROWS
 from bench.idle import idle
@@ -37,6 +37,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "twins": ("fork-memory-1", "fork-memory-10", "rollback-memory"),
     "hundred": ("fork-memory-100",),
     "space": ("space",),
+    "archives": ("archive-23", "archive-1000", "wake-1000"),
     "idle": ("idle-memory", "idle-cpu", "server", "runner"),
 }
 """What is measured together, and the rows that come of it."""
@@ -91,6 +92,7 @@ def _measures(bench: Bench, instance: Instance, count: int) -> dict[str, Callabl
         "twins": lambda: memory.twins(bench),
         "hundred": lambda: memory.hundred(bench),
         "space": lambda: space.space_comes_back(bench),
+        "archives": lambda: archives.archives(bench),
         "idle": lambda: idle(bench, instance, count),
     }
 

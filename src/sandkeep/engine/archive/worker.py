@@ -4,6 +4,7 @@ The program sees the folders that it is given and these two pipes; the store, it
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ import anyio
 
 from sandkeep.domain.errors import Internal, NoCapacity
 from sandkeep.engine.archive import carry, frames
-from sandkeep.engine.archive.format import SEALED, Body, body_from_json
+from sandkeep.engine.archive.format import PIECE, SEALED, Body, body_from_json
 from sandkeep.engine.archive.keys import NAME, DamagedError
 from sandkeep.lib import process
 
@@ -158,7 +159,7 @@ class Worker:
 
     @asynccontextmanager
     async def _running(self, do: str, folders: dict[str, str], key: bytes, **more: str) -> AsyncIterator["_Pipes"]:
-        to, out = os.pipe(), os.pipe()
+        to, out = _pipe(), _pipe()
         said = os.memfd_create("stderr")
         try:
             child = process.spawn(
@@ -216,6 +217,14 @@ def _seen(task: "asyncio.Future[Any]") -> None:
     """Of several that fail at once the first is told; the others are no news."""
     if not task.cancelled():
         task.exception()
+
+
+def _pipe() -> tuple[int, int]:
+    """One that holds a piece: through the usual 64 KiB each would take a dozen turns of both sides."""
+    reader, writer = os.pipe()
+    with suppress(OSError):  # a host that grants no more
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIECE)
+    return reader, writer
 
 
 class _Crew:
