@@ -222,8 +222,7 @@ def test_what_was_made_otherwise_is_found(tmp_path: Path, what: str) -> None:
                 case "content":
                     small = again / "home/small-7"
                     times = small.stat().st_mtime_ns
-                    with small.open("r+b") as file:
-                        file.write(b"?")
+                    small.write_bytes(bytes(byte ^ 1 for byte in small.read_bytes()))
                     os.utime(small, ns=(times, times))
                 case "mode":
                     large.chmod(0o6755)

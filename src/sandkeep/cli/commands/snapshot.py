@@ -145,10 +145,10 @@ def show(session: Session, point: Point) -> None:
         ("created", f"{clock(view.created_at)} ({age(view.created_at)} ago)"),
         ("written", size(view.written)),
         ("frees", f"{size(view.freed)}{f', as of {age(view.measured_at)} ago' if view.measured_at else ''}"),
-        ("archived", f"{size(view.archived)} in the object store" if view.archived is not None else "-"),
+        ("stored", "here" if view.archived is None else f"archived: {size(view.archived)} in the object store"),
         ("held", f"{brief(view.held)}, in which its processes stood still" if view.held else "-"),
     ]
-    session.say("\n".join(f"{name + ':':<10}{printable(text)}" for name, text in lines), view)
+    session.say("\n".join(f"{name + ':':<9}{printable(text)}" for name, text in lines), view)
 
 
 @snapshot.command()
