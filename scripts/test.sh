@@ -53,13 +53,13 @@ lanes() {
     trap 'kill -INT $beside 2>/dev/null || true; wait || true; rm -rf "$said"' EXIT
     trap 'exit 130' INT TERM HUP
     matrix=tests/system/test_crash_matrix.py
-    python -m pytest $matrix tests/agent tests/api tests/architecture tests/contracts tests/integration tests/unit >"$said/1" 2>&1 &
+    python -m pytest --durations=20 $matrix tests/agent tests/api tests/architecture tests/contracts tests/integration tests/unit >"$said/1" 2>&1 &
     beside=$!
-    python -m pytest tests/system/test_[a-h]*.py --ignore $matrix >"$said/2" 2>&1 &
+    python -m pytest --durations=20 tests/system/test_[a-h]*.py --ignore $matrix >"$said/2" 2>&1 &
     beside="$beside $!"
     say "two more lanes write to $said and are shown at the end"
     status=0
-    python -m pytest tests/system/test_[i-z]*.py || ended $?
+    python -m pytest --durations=20 tests/system/test_[i-z]*.py || ended $?
     for lane in $beside; do
         wait "$lane" || ended $?
     done
@@ -80,7 +80,9 @@ soak) shift; exec python tests/torture/soak.py "$@" ;;
 *)
     [ $# = 0 ] || shift
     say "preparing the cached test template"
-    (cd tests && python -m support.instance test base programs >/dev/null)
+    recipes="test base"
+    [ $# = 0 ] && [ "${SANDKEEP_TESTS:-}" != all ] || recipes="$recipes programs"
+    (cd tests && python -m support.instance $recipes >/dev/null)
     REQUIRED=${REQUIRED:-btrfs,gvisor,runc,mmdebstrap,postgres}
     export REQUIRED
     [ $# != 0 ] || lanes

@@ -266,6 +266,7 @@ def _child_of(pid: str, instance: Instance) -> bool:
     return int(parent) in (instance.pid("runner"), 1)
 
 
+@pytest.mark.parametrize("runtime", ["runc", pytest.param("gvisor", marks=pytest.mark.long)])
 def test_the_command_line(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime, name="tool")
     said(sandbox, "echo kept > /root/file")

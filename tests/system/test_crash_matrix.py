@@ -22,7 +22,7 @@ def test_a_death_in_the_middle_loses_nothing(reduced: Reduced, scenario: Scenari
 
 
 def test_every_line_that_journals_was_reached_and_nothing_is_left(reduced: Reduced) -> None:
-    assert sorted(journalled_lines() - reduced.reached) == []
+    assert reduced.reach(journalled_lines()) == set()
     assert len(reduced.died_at) > 30
     assert reduced.stand.left_behind() is None
     assert reduced.stand.unnoticed(thorough=True) is None

@@ -31,6 +31,7 @@ def test_cycles_leave_nothing(client: Client, instance: Instance, runtime: str) 
     sweep(instance)
 
 
+@pytest.mark.parametrize("runtime", ["gvisor", pytest.param("runc", marks=pytest.mark.long)])
 def test_whole_lives_leave_nothing(client: Client, instance: Instance, runtime: str) -> None:
     piece = run_piece(instance, client, runtime, 4)
     assert (piece.leaked, piece.what) == (0, "")

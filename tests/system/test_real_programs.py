@@ -118,6 +118,7 @@ def whole(rows: list[int], least: int) -> None:
     assert len(rows) >= least, "what was acknowledged before is there"
 
 
+@pytest.mark.long
 def test_postgresql_goes_on_in_every_fork(people: Client) -> None:
     source = box(people, name="db")
     serve(source)
@@ -147,7 +148,7 @@ def test_postgresql_goes_on_in_every_fork(people: Client) -> None:
     assert {sql(one, f"{SUM} where n between 1 and 2000") for one in family} == {truth}
 
 
-@pytest.mark.parametrize("runtime", ["runc", pytest.param("gvisor", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_postgresql_recovers_in_forks_of_its_disk(people: Client, runtime: str) -> None:
     source = box(people, runtime)
     serve(source)
@@ -163,6 +164,7 @@ def test_postgresql_recovers_in_forks_of_its_disk(people: Client, runtime: str) 
     assert [sql(one, "select max(n) from kept") for one in forks] == ["10000", "10001"]
 
 
+@pytest.mark.long
 def test_an_ssh_agent_still_signs_and_host_keys_are_other_ones(people: Client) -> None:
     source = box(people)
     said(source, "ssh-keygen -A && rm /etc/ssh/ssh_host_rsa_key*")
@@ -181,8 +183,8 @@ def test_an_ssh_agent_still_signs_and_host_keys_are_other_ones(people: Client) -
         assert said(one, "ssh-keygen -y -f /etc/ssh/ssh_host_ed25519_key").split()[1] == public.split()[1]
 
 
-def test_a_shell_in_a_terminal_is_alive_on_both_sides(people: Client) -> None:
-    source = box(people)
+def test_a_shell_in_a_terminal_is_alive_on_both_sides(client: Client) -> None:
+    source = Sandbox.create(template="test", runtime="gvisor", memory="256MiB", client=client)
     shell = source.start_process(["bash", "--norc"], pty=(80, 24))
     terminal = source.open_terminal(["bash", "--norc"])
     shell.write("kept=42; cd /tmp; echo r''eady\n")

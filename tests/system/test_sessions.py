@@ -59,6 +59,7 @@ def test_each_session_starts_from_the_same_point(client: Client, instance: Insta
     assert instance.fsck() == []
 
 
+@pytest.mark.parametrize("runtime", ["runc", pytest.param("gvisor", marks=pytest.mark.long)])
 def test_a_stop_commits_where_that_was_asked(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime, commit="on-stop")
     for number in range(3):

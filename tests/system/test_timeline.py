@@ -149,6 +149,7 @@ def used(client: Client) -> int:
     return capacity.pool_total - capacity.pool_free
 
 
+@pytest.mark.long
 def test_twenty_go_and_their_space_comes_back(client: Client, instance: Instance) -> None:
     sandbox = box(client, "runc", name="dev")
     sandbox.snapshot("base")

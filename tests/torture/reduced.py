@@ -29,6 +29,7 @@ class Reduced:
         self.reached: set[str] = set()
         self.died_at: set[str] = set()
         self._deaths: Counter[str] = Counter()
+        self._files: dict[str, set[str]] = {}
         self._trials = 0
 
     def survives(self, scenario: Scenario) -> list[str]:
@@ -48,11 +49,23 @@ class Reduced:
             )
             made.append(f"{runtime}/{scenario.name}/{aim.name}")
             self._deaths[aim.victim] += outcome.out != "void"
+            self._files.setdefault(scenario.name, set()).update(site.partition(":")[0] for site in aim.sites)
             assert outcome.out in ("ok", "void"), f"{made[-1]}: {outcome}\n{self.stand.instance.logs()}"
             ended |= outcome.answer == "ack"
             if ended and not (aim.is_new and self.new(aim.passed)):
                 return made
             assert len(made) < _MOST, f"{runtime}/{scenario.name} never ends: {made}"
+
+    def reach(self, lines: set[str]) -> set[str]:
+        """Those of them that no operation reaches, without a death either: what had died may have been finished by recovery.
+        The operations that go through the same modules come first."""
+        files = {line.partition(":")[0] for line in lines - self.reached}
+        for scenario in sorted(SCENARIOS, key=lambda one: not files & self._files.get(one.name, set())):
+            for runtime in scenario.runtimes:
+                if not lines - self.reached:
+                    return set()
+                self.reached |= {seen.point.site for seen in trial.record(self.stand, runtime, scenario)}
+        return lines - self.reached
 
     def new(self, steps: set[str]) -> set[str]:
         return steps - self.died_at - set(_AT_ITS_ENDS)
@@ -72,9 +85,11 @@ class _Aim:
         self._reduced, self._runtime, self._last = reduced, runtime, last
         self.victim, self.delay, self.name, self.is_new = "", 0.0, "none", False
         self.passed: set[str] = set()
+        self.sites: set[str] = set()
 
     def takes(self, point: Point) -> bool:
         self._reduced.reached.add(point.site)
+        self.sites.add(point.site)
         self.passed.add(point.step)
         if self.victim:
             return False
@@ -102,6 +117,7 @@ class _InCommand:
     def __init__(self, victim: str, delay: float) -> None:
         self.victim, self.delay, self.name = victim, delay, f"exec/amid/{victim}"
         self.passed: set[str] = set()
+        self.sites: set[str] = set()
 
     def takes(self, _: Point) -> bool:
         return False
