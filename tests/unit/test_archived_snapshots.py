@@ -157,7 +157,9 @@ async def test_damage_is_refused_and_heals_when_the_object_is_put_back(here: Loc
     await call(here, "POST", "/dev/snapshots/then/archive")
     good = dict(here.objects.held)
     for key in [key for key in good if not key.endswith("/key")]:
-        for data in (good[key][:-1], good[key][:50] + bytes([good[key][50] ^ 1]) + good[key][51:], b"", None):
+        middle = len(good[key]) // 2
+        changed = good[key][:middle] + bytes([good[key][middle] ^ 1]) + good[key][middle + 1 :]
+        for data in (good[key][:-1], changed, b"", None):
             here.objects.held = {other: held for other, held in good.items() if other != key}
             if data is not None:
                 here.objects.held[key] = data
