@@ -16,9 +16,9 @@ from sandkeep.domain.sandbox import Phase
 from sandkeep.engine.archive import keys
 from sandkeep.engine.archive.format import Body, Head, write_manifest
 from sandkeep.engine.archive.keys import DataKey
-from sandkeep.engine.journal import Entry
 from sandkeep.engine.opened import signing
 from sandkeep.testing.platform import LocalPlatform, platform
+from support.local import dies_at
 
 pytestmark = pytest.mark.anyio
 
@@ -351,23 +351,12 @@ async def test_a_kill_at_any_step_of_an_import_leaves_all_or_nothing(
 ) -> None:
     await made(here, persistence, "pause" if persistence == "full" else "stop")
     data = await exported(here)
-    step, number, reached = Entry.step, 0, True
+    number, reached = 0, True
     while reached:
-        number, reached, seen = number + 1, False, 0
-
-        def killed(self: Entry, name: str, **facts: Any) -> None:
-            nonlocal seen, reached
-            seen += 1
-            step(self, name, **facts)
-            if seen == number:
-                reached = True
-                there._node_scope.cancel()  # type: ignore[union-attr]
-                raise anyio.get_cancelled_exc_class()
-
-        monkeypatch.setattr(Entry, "step", killed)
-        with anyio.move_on_after(5):
+        number += 1
+        with dies_at(number, there, monkeypatch) as death:
             await there.http.post("/v1/import", headers={HEADER: KEY}, content=data)
-        monkeypatch.undo()
+        reached = death.reached
         await there.restart_node()
         assert (await there.node.fsck())["findings"] == []
         with anyio.fail_after(20):

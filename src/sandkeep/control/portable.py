@@ -3,8 +3,8 @@ is the node's to open."""
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from sandkeep.contracts.runner import Runner
@@ -59,39 +59,34 @@ class Portable:
         the idempotency key. Nothing is left of what does not come to its end. Raises InvalidArgument, Unsupported, AlreadyExists,
         QuotaExceeded, NoCapacity."""
         parse_key(file_key)
+        with self._counted():
+            frames = Frames(content)
+            begin = head(*await frames.head())
+            carried = await self._runner.look_portable(file_key, disk_only, _once(begin))
+            labels = {name: value for name, value in carried.spec.labels.items() if name != BUILD_LABEL}
+            spec = replace(carried.spec, labels=labels)
+            asked = json.dumps([hashlib.sha256(begin).hexdigest(), name, disk_only])
+
+            async def unpack(operation: OperationRef, on_node: SandboxOnNode) -> Observed:
+                return await self._runner.import_sandbox(
+                    operation, on_node, file_key, disk_only, _chained(begin, frames)
+                )
+
+            memory = carried.memory and not disk_only
+            once = key and f"import/{hashlib.sha256(key.encode()).hexdigest()}"
+            return await self._sandboxes.create(
+                project_id, name or carried.name, spec, once, caller, fork=Fork(None, memory, asked), bring=unpack
+            )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         if self._coming >= _AT_ONCE:
             raise Busy(f"{_AT_ONCE} files are being imported", hint="try again", retry_after=5)
         self._coming += 1
         try:
-            return await self._bring(project_id, name, file_key, content, disk_only, key, caller)
+            yield
         finally:
             self._coming -= 1
-
-    async def _bring(
-        self,
-        project_id: str,
-        name: str | None,
-        file_key: str,
-        content: AsyncIterator[bytes],
-        disk_only: bool,
-        key: str | None,
-        caller: str,
-    ) -> tuple[Sandbox, bool]:
-        frames = Frames(content)
-        begin = head(*await frames.head())
-        carried = await self._runner.look_portable(file_key, disk_only, _once(begin))
-        labels = {name: value for name, value in carried.spec.labels.items() if name != BUILD_LABEL}
-        spec = replace(carried.spec, labels=labels)
-        asked = json.dumps([hashlib.sha256(begin).hexdigest(), name, disk_only])
-
-        async def unpack(operation: OperationRef, on_node: SandboxOnNode) -> Observed:
-            return await self._runner.import_sandbox(operation, on_node, file_key, disk_only, _chained(begin, frames))
-
-        memory = carried.memory and not disk_only
-        once = key and f"import/{hashlib.sha256(key.encode()).hexdigest()}"
-        return await self._sandboxes.create(
-            project_id, name or carried.name, spec, once, caller, fork=Fork(None, memory, asked), bring=unpack
-        )
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -18,6 +18,7 @@ from sandkeep.control.changes import refuse_deleted
 from sandkeep.control.creation import made_before
 from sandkeep.control.events import Events, Ledger
 from sandkeep.control.sandboxes import Sandboxes
+from sandkeep.domain.archive import snapshot_is_away
 from sandkeep.domain.errors import (
     Busy,
     Conflict,
@@ -375,10 +376,7 @@ async def _ready(ledger: Ledger, sandbox: Sandbox, reference: str) -> Snapshot:
 def refuse_archived(sandbox: Sandbox, snapshot: Snapshot) -> None:
     """Raises Conflict for what needs its disk. What the node says of it counts, but costs more to ask for."""
     if snapshot.archived is not None:
-        called, name = sandbox.name or sandbox.id, snapshot.name or snapshot.id
-        raise Conflict(
-            f"the snapshot {name} is archived: it is not here", hint=f"bring it back: sandkeep wake {called}@{name}"
-        )
+        raise snapshot_is_away(sandbox.name or sandbox.id, snapshot.name or snapshot.id)
 
 
 def _as_on_node(snapshot: Snapshot) -> SnapshotOnNode:

@@ -1,6 +1,8 @@
-"""What a rehearsal of an archive found."""
+"""What a rehearsal of an archive found, and what is said of a snapshot that is archived."""
 
 from dataclasses import dataclass
+
+from sandkeep.domain.errors import Conflict
 
 
 @dataclass(frozen=True)
@@ -12,3 +14,11 @@ class Rehearsed:
     reason: str
     size: int
     seconds: float
+
+
+def snapshot_is_away(sandbox: str, snapshot: str) -> Conflict:
+    """For what needs its disk; both as they are called."""
+    return Conflict(
+        f"the snapshot {snapshot} is archived: it is not here",
+        hint=f"bring it back: sandkeep wake {sandbox}@{snapshot}",
+    )

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import anyio
 
+from sandkeep.domain.archive import snapshot_is_away
 from sandkeep.domain.errors import Conflict, NoCapacity, SandkeepError
 from sandkeep.domain.ids import IdKind, is_id, new_id
 from sandkeep.engine.admission import admit_disk
@@ -118,10 +119,7 @@ def check_here(parts: Parts, kept: Kept) -> Kept:
         return kept
     record = parts.records.sandboxes.get(kept.snapshot.sandbox_id)
     called = record.sandbox.name if record and record.sandbox.name else kept.snapshot.sandbox_id
-    name = kept.snapshot.name or kept.id
-    raise Conflict(
-        f"the snapshot {name} is archived: it is not here", hint=f"bring it back: sandkeep wake {called}@{name}"
-    )
+    raise snapshot_is_away(called, kept.snapshot.name or kept.id)
 
 
 async def forget(parts: Parts, record: Record, kept: Kept) -> None:
@@ -143,7 +141,7 @@ async def prune(parts: Parts, record: Record, *, without: str = "", pieces: set[
     own = record.archive
     try:
         if own and own.sequence:
-            mine = Chain(own.key, own.sequence, own.hash)
+            mine = chain_of(own)
             if pieces is None:
                 needed |= await _pieces(parts, record, mine)
             chains.append(mine)
@@ -159,6 +157,11 @@ async def _pieces(parts: Parts, record: Record, chain: Chain) -> set[str]:
     return (await parts.vault.read(record.id, record.sandbox.project_id, chain)).body.pieces()
 
 
+def chain_of(archived: Archived, snapshot_id: str = "") -> Chain:
+    """snapshot_id: of the snapshot that it is the archive of, '': of the sandbox itself."""
+    return Chain(archived.key, archived.sequence, archived.hash, snapshot_id)
+
+
 def _chain(kept: Kept) -> Chain:
     assert kept.archive is not None
-    return Chain(kept.archive.key, kept.archive.sequence, kept.archive.hash, kept.id)
+    return chain_of(kept.archive, kept.id)

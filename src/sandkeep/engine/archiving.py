@@ -13,9 +13,8 @@ from sandkeep.domain.quantities import format_size
 from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
 from sandkeep.engine import hibernation
 from sandkeep.engine.admission import admit_disk
-from sandkeep.engine.archive.vault import Chain
 from sandkeep.engine.archive.worker import Folders
-from sandkeep.engine.archived_snapshots import opened, prune
+from sandkeep.engine.archived_snapshots import chain_of, opened, prune
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Archived, Record
@@ -58,7 +57,7 @@ async def archive(parts: Parts, record: Record, entry: Entry) -> Record:
     chain, body = await parts.vault.write(
         record.id,
         record.sandbox.project_id,
-        _chain(record.archive),
+        chain_of(record.archive),
         Folders(parts.disks.path(record.id), memory),
         described,
         asdict(record.sandbox),
@@ -112,7 +111,7 @@ async def wake(parts: Parts, record: Record, entry: Entry, undos: Undos, disk_on
         memory = await parts.disks.make_memory_folder(record.id, generation)
     try:
         left_out = await parts.vault.unpack(
-            record.id, record.sandbox.project_id, _chain(record.archive), Folders(fresh, memory)
+            record.id, record.sandbox.project_id, chain_of(record.archive), Folders(fresh, memory)
         )
     except Conflict as error:
         raise _with_fallback(record, error) if kept else error from None
@@ -161,10 +160,6 @@ def _check_possible(record: Record) -> None:
 def _with_fallback(record: Record, error: SandkeepError) -> SandkeepError:
     hint = f"its disk alone may come back: sandkeep wake {_called(record)} --disk-only"
     return type(error)(error.message, hint=hint, **error.details)
-
-
-def _chain(archived: Archived) -> Chain:
-    return Chain(archived.key, archived.sequence, archived.hash)
 
 
 def _called(record: Record) -> str:

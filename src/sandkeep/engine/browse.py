@@ -1,8 +1,7 @@
 """Looking at disks from outside, without a machine: folders, files, trees, and what differs between two points in time.
 
 What is looked at was shaped by a guest: nothing is followed out of its disk, and only files and folders are opened (lib/beneath).
-For a comparison with a disk as it is now this moment is kept for so long, under an intent in the journal: what a crash
-leaves of it recovery drops, as it drops each generation without a record.
+For a comparison with a disk as it is now this moment is kept for so long (engine/passing).
 """
 
 import errno
@@ -20,9 +19,8 @@ from anyio.to_thread import run_sync
 from sandkeep.contracts.clock import Clock
 from sandkeep.domain.browse import Difference, FileAt, Point, name_of, raw
 from sandkeep.domain.errors import DeadlineExceeded, Internal, InvalidArgument, NotFound, SandkeepError
-from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.sandbox import Phase
-from sandkeep.engine import archiving, machine, snapshots
+from sandkeep.engine import archiving, machine, passing, snapshots
 from sandkeep.engine.difference import Comparison, file_at
 from sandkeep.engine.lanes import Lanes
 from sandkeep.engine.packages import Packages
@@ -30,7 +28,6 @@ from sandkeep.engine.parts import Parts
 from sandkeep.engine.readings import Chunks, Readings, identity
 from sandkeep.lib import beneath
 from sandkeep.lib.tree_tar import CHUNK, DEEPEST, TooDeepError, TreeTar
-from sandkeep.telemetry.log import log
 
 MOST_LISTED = 1000
 MOST_SHOWN = 100_000
@@ -137,27 +134,17 @@ class Browser:
     @asynccontextmanager
     async def _kept_now(self, sandbox_id: str) -> AsyncIterator[str]:
         """A generation that lives as long as the block."""
-        disks, generation = self._parts.disks, new_id(IdKind.GENERATION)
         self._root(Point(sandbox_id))
-        entry = self._parts.journal.begin(new_id(IdKind.OPERATION), "diff", sandbox_id)
-        try:
-            entry.step("generation.begin", generation=generation)
-            async with self._lanes.operate(sandbox_id, None, _LANE_DEADLINE):
-                self._root(Point(sandbox_id))  # it may have been deleted while another operation was waited for
-                record = self._parts.records.sandboxes[sandbox_id]
-                if record.phase is Phase.RUNNING:
-                    await machine.flush(self._parts, record)
-                await disks.snapshot(sandbox_id, generation)
-            yield generation
-        finally:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await disks.drop_generation(sandbox_id, generation)
-                    await disks.sync()  # gone also after a power cut, before the intent is forgotten
-                except SandkeepError as error:  # the intent stays, for recovery
-                    log("undo.failed", "error", what="diff", sandbox=sandbox_id, error=error.message)
-                else:
-                    entry.close()
+
+        async def take(generation: str) -> None:
+            self._root(Point(sandbox_id))  # it may have been deleted while another operation was waited for
+            record = self._parts.records.sandboxes[sandbox_id]
+            if record.phase is Phase.RUNNING:
+                await machine.flush(self._parts, record)
+            await self._parts.disks.snapshot(sandbox_id, generation)
+
+        async with passing.kept(self._parts, self._lanes, sandbox_id, passing.DIFF, _LANE_DEADLINE, take) as (kept, _):
+            yield kept
 
 
 class _Moment:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sandkeep.domain.errors import SandkeepError
 from sandkeep.domain.sandbox import Hold, Phase
+from sandkeep.engine import passing
 from sandkeep.engine.admission import holds_memory
 from sandkeep.engine.hibernation import check_fits
 from sandkeep.engine.parts import Parts
@@ -42,7 +43,7 @@ async def check(parts: Parts) -> dict[str, Any]:
         if records[sandbox_id].phase not in (Phase.DELETED, Phase.ARCHIVED):
             found("disk.missing", sandbox_id, "the record has no disk in the pool")
     kept = parts.records.generations()
-    read = {one.subject for one in parts.journal.entries() if one.verb in ("diff", "export")}
+    read = {one.subject for one in parts.journal.entries() if one.verb in passing.VERBS}
     for generation in contents.generations.keys() - kept.keys():
         if contents.generations[generation] in read:
             continue  # it lives as long as that

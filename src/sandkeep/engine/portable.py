@@ -44,7 +44,7 @@ from sandkeep.domain.portable import (
 )
 from sandkeep.domain.quantities import format_size
 from sandkeep.domain.sandbox import Hold, Persistence, Phase, Spec
-from sandkeep.engine import hibernation, lifecycle
+from sandkeep.engine import hibernation, lifecycle, passing
 from sandkeep.engine.admission import admit_disk
 from sandkeep.engine.archive import carry, keys
 from sandkeep.engine.archive.format import SEALED, Head, body_from_json, write_manifest
@@ -59,7 +59,6 @@ from sandkeep.engine.readings import identity
 from sandkeep.engine.records import ANEW, Foreign, Record
 from sandkeep.engine.saving import verify
 from sandkeep.engine.undo import Undos
-from sandkeep.telemetry.log import log
 
 _AT_ONCE = 4
 _LANE_DEADLINE = 300.0
@@ -87,7 +86,7 @@ class Porter:
         """The file, as it comes. Its moment is kept meanwhile, so that the sandbox may do what it will."""
         under = parse_key(key)
         with self._counted():
-            async with self._moment(sandbox_id) as (record, generation):
+            async with self._moment(sandbox_id) as (generation, record):
                 root = self._parts.disks.generation_path(sandbox_id, generation)
                 memory = None
                 if record.generation:
@@ -116,30 +115,21 @@ class Porter:
             self._under_way -= 1
 
     @asynccontextmanager
-    async def _moment(self, sandbox_id: str) -> AsyncIterator[tuple[Record, str]]:
-        """Its record, and a generation that lives as long as the block."""
-        disks, generation = self._parts.disks, new_id(IdKind.GENERATION)
+    async def _moment(self, sandbox_id: str) -> AsyncIterator[tuple[str, Record]]:
+        """A generation that lives as long as the block, and the record that it is of."""
         _check_exportable(self._operations.known(sandbox_id))
-        entry = self._parts.journal.begin(new_id(IdKind.OPERATION), "export", sandbox_id)
-        try:
-            entry.step("generation.begin", generation=generation)
-            async with self._lanes.operate(sandbox_id, None, _LANE_DEADLINE):
-                record = self._operations.known(sandbox_id)
-                _check_exportable(record)
-                if record.generation:
-                    await disks.copy_generation(sandbox_id, generation, sandbox_id, record.generation.id)
-                else:
-                    await disks.snapshot(sandbox_id, generation)
-            yield record, generation
-        finally:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await disks.drop_generation(sandbox_id, generation)
-                    await disks.sync()  # gone also after a power cut, before the intent is forgotten
-                except SandkeepError as error:  # the intent stays, for recovery
-                    log("undo.failed", "error", what="export", sandbox=sandbox_id, error=error.message)
-                else:
-                    entry.close()
+
+        async def take(generation: str) -> Record:
+            record = self._operations.known(sandbox_id)
+            _check_exportable(record)
+            if record.generation:
+                await self._parts.disks.copy_generation(sandbox_id, generation, sandbox_id, record.generation.id)
+            else:
+                await self._parts.disks.snapshot(sandbox_id, generation)
+            return record
+
+        async with passing.kept(self._parts, self._lanes, sandbox_id, passing.EXPORT, _LANE_DEADLINE, take) as kept:
+            yield kept
 
     async def _poured(self, record: Record, folders: Folders, under: bytes) -> AsyncGenerator[bytes, None]:
         data_key = keys.new_key()

@@ -15,8 +15,8 @@ from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.domain.quantities import format_size
 from sandkeep.engine import snapshots
 from sandkeep.engine.admission import admit_disk
-from sandkeep.engine.archive.vault import Chain
 from sandkeep.engine.archive.worker import Folders
+from sandkeep.engine.archived_snapshots import chain_of
 from sandkeep.engine.parts import Parts
 from sandkeep.engine.records import Archived, Record
 
@@ -33,7 +33,7 @@ class Rehearsals:
             parts, began = self._parts, self._parts.clock.monotonic()
             admit_disk(await parts.capacity(), parts.settings.rules, archived.size)
             scratch = new_id(IdKind.TEMPLATE)
-            chain = Chain(archived.key, archived.sequence, archived.hash, snapshot_id or "")
+            chain = chain_of(archived, snapshot_id or "")
             intact, reason = True, f"restored and compared: {format_size(archived.size)}"
             try:
                 folders = await run_sync(_folders, await parts.disks.begin_template(scratch))

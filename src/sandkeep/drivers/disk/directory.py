@@ -133,11 +133,7 @@ class DirectoryDisks:
         await self._need_room()
         home = self._layout.sandbox(sandbox_id)
         home.mkdir(mode=0o700, exist_ok=True)
-        fresh = home / (DISK + PARTIAL)
-        await self._remove(fresh)
-        fresh.mkdir()
-        fresh.chmod(0o755)
-        return fresh
+        return await self._begun(home)
 
     async def finish_disk(self, sandbox_id: str) -> Path:
         return self._layout.finish_disk(sandbox_id)
@@ -148,7 +144,10 @@ class DirectoryDisks:
         await self._need_room()
         self._layout.sandbox(sandbox_id).mkdir(mode=0o700, exist_ok=True)
         self._layout.make_generation(sandbox_id, generation_id)
-        fresh = self._layout.generation(sandbox_id, generation_id) / (DISK + PARTIAL)
+        return await self._begun(self._layout.generation(sandbox_id, generation_id))
+
+    async def _begun(self, folder: Path) -> Path:
+        fresh = folder / (DISK + PARTIAL)
         await self._remove(fresh)
         fresh.mkdir()
         fresh.chmod(0o755)

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import re
+import stat
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -325,6 +326,21 @@ def _xattrs(data: dict[str, str]) -> dict[str, bytes]:
     if any(not kept_xattr(name) or len(name) > 255 or len(value) > _MOST_XATTR for name, value in found.items()):
         raise ValueError("it has an attribute that cannot be")
     return found
+
+
+def kind_of(mode: int) -> str:
+    """The letter of an entry."""
+    for kind, is_one in (
+        ("d", stat.S_ISDIR),
+        ("f", stat.S_ISREG),
+        ("l", stat.S_ISLNK),
+        ("p", stat.S_ISFIFO),
+        ("s", stat.S_ISSOCK),
+        ("c", stat.S_ISCHR),
+    ):
+        if is_one(mode):
+            return kind
+    return "b"
 
 
 def kept_xattr(name: str) -> bool:

@@ -20,6 +20,7 @@ from sandkeep.engine.archive.format import (
     Entry,
     MemoryFile,
     kept_xattr,
+    kind_of,
     write_entry,
 )
 from sandkeep.engine.archive.keys import DataKey
@@ -106,7 +107,7 @@ class Packer:
             os.close(here)
 
     def _entry(self, folder: int, name: str, parent: int, plain: bytes, found: os.stat_result) -> Entry:
-        kind = _kind(found.st_mode)
+        kind = kind_of(found.st_mode)
         entry = Entry(
             parent,
             plain,
@@ -238,20 +239,6 @@ def _read(file: int, size: int, at: int) -> bytes:
             raise UnpackableError("a file became shorter while it was read")
         data += more
     return data
-
-
-def _kind(mode: int) -> str:
-    for kind, is_one in (
-        ("d", stat.S_ISDIR),
-        ("f", stat.S_ISREG),
-        ("l", stat.S_ISLNK),
-        ("p", stat.S_ISFIFO),
-        ("s", stat.S_ISSOCK),
-        ("c", stat.S_ISCHR),
-    ):
-        if is_one(mode):
-            return kind
-    return "b"
 
 
 def _xattrs(folder: int, name: str, kind: str) -> dict[str, bytes]:

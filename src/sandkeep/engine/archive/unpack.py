@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from sandkeep.engine.archive.format import PIECE, Body, Entry, Manifest, MemoryFile, read_entries
+from sandkeep.engine.archive.format import PIECE, Body, Entry, Manifest, MemoryFile, kind_of, read_entries
 from sandkeep.engine.archive.keys import DamagedError, DataKey
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -73,7 +73,7 @@ class Unpacker:
 
     @staticmethod
     def _memory_file(folder: int, wanted: MemoryFile) -> int:
-        file = os.open(wanted.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        file = os.open(wanted.name, _READ, dir_fd=folder)
         if os.fstat(file).st_size != wanted.size:
             raise DamagedError(f"the memory file {wanted.name} has another size than the manifest says")
         return file
@@ -238,10 +238,7 @@ class _Tree:
             other = os.stat(same.name, dir_fd=self._folder(same.parent), follow_symlinks=False)
             fits = (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
         else:
-            is_one = {"d": stat.S_ISDIR, "f": stat.S_ISREG, "l": stat.S_ISLNK, "p": stat.S_ISFIFO, "s": stat.S_ISSOCK}[
-                kind
-            ]
-            fits = is_one(found.st_mode) and (found.st_uid, found.st_gid) == (entry.uid, entry.gid)
+            fits = kind_of(found.st_mode) == kind and (found.st_uid, found.st_gid) == (entry.uid, entry.gid)
             fits = fits and found.st_mtime_ns == entry.mtime
             fits = fits and (kind == "l" or stat.S_IMODE(found.st_mode) == entry.mode)
             fits = fits and (kind != "f" or found.st_size == entry.size)

@@ -9,10 +9,10 @@ What the store gives is a stranger's until it was checked: a manifest by its sig
 kept, a piece by the confined program.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sandkeep.contracts.objects import Objects
 from sandkeep.domain.errors import Conflict, NotFound, TooLarge
@@ -33,6 +33,7 @@ from sandkeep.engine.archive.keys import DamagedError, DataKey, KeyRing
 from sandkeep.engine.archive.worker import Folders, Worker
 
 Facts = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,19 @@ class Vault:
 
     async def unpack(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> int:
         """Into empty folders; devices that were left out. Raises Conflict for what is damaged, NoCapacity."""
-        with _refusing(sandbox_id):
-            key = self._data_key(sandbox_id, project_id, chain)
-            manifest = await self._manifest(sandbox_id, chain)
-            return await self._worker.unpack(
-                folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
-            )
+        return await self._unpack(sandbox_id, project_id, chain, folders, self._worker.unpack)
 
     async def rehearse(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> None:
         """As `unpack`, and what was made is compared with the manifest. Changes nothing in the store. Raises the same."""
+        await self._unpack(sandbox_id, project_id, chain, folders, self._worker.rehearse)
+
+    async def _unpack(
+        self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders, work: Callable[..., Awaitable[T]]
+    ) -> T:
         with _refusing(sandbox_id):
             key = self._data_key(sandbox_id, project_id, chain)
             manifest = await self._manifest(sandbox_id, chain)
-            await self._worker.rehearse(
-                folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
-            )
+            return await work(folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name))
 
     async def _verify(self, sandbox_id: str, project_id: str, chain: Chain) -> None:
         with _refusing(sandbox_id):

@@ -283,12 +283,7 @@ class BtrfsDisks:
         _check_limit(limit)
         self._need_room()
         home.mkdir(mode=0o700, exist_ok=True)
-        fresh = home / (DISK + PARTIAL)
-        self._destroy(fresh)
-        with self._groups.joined(home, limit) as group:
-            ioctl.create_subvolume(home, fresh.name, group)
-        fresh.chmod(0o755)
-        return fresh
+        return self._begun(home, home, limit)
 
     def _begin_generation(self, sandbox_id: str, generation_id: str, limit: int) -> Path:
         home, folder = self._layout.sandbox(sandbox_id), self._layout.generation(sandbox_id, generation_id)
@@ -297,6 +292,10 @@ class BtrfsDisks:
         self._need_room()
         home.mkdir(mode=0o700, exist_ok=True)
         self._layout.make_generation(sandbox_id, generation_id)
+        return self._begun(home, folder, limit)
+
+    def _begun(self, home: Path, folder: Path, limit: int) -> Path:
+        """An empty disk in `folder` that is not finished; home: of the sandbox that it counts for."""
         fresh = folder / (DISK + PARTIAL)
         self._destroy(fresh)
         with self._groups.joined(home, limit) as group:
