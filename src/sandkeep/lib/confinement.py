@@ -8,7 +8,7 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sandkeep.lib import privileges
@@ -16,7 +16,7 @@ from sandkeep.lib import privileges
 _NEWNS, _NEWUTS, _NEWIPC, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x40000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _DETACH = 2
-_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_SET_MODE_FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
 _X32 = 0x40000000
 _PLACE = "/tmp"  # noqa: S108  # a mount point, in a mount namespace of our own
@@ -24,11 +24,12 @@ _PLACE = "/tmp"  # noqa: S108  # a mount point, in a mount namespace of our own
 
 @dataclass(frozen=True)
 class _Machine:
-    """audit: its number in linux/audit.h; pivot_root: of the call that has no wrapper; refused: what a program that reads and
-    writes files by names has no use for."""
+    """audit: its number in linux/audit.h; pivot_root, seccomp: of the calls that have no wrapper; refused: what a program that
+    reads and writes files by names has no use for."""
 
     audit: int
     pivot_root: int
+    seccomp: int
     refused: dict[str, int]
 
 
@@ -38,6 +39,7 @@ _MACHINES = {
     "x86_64": _Machine(
         0xC000003E,
         155,
+        317,
         {
             "open_by_handle_at": 304, "name_to_handle_at": 303, "execve": 59, "execveat": 322, "socket": 41,
             "socketpair": 53, "connect": 42, "bind": 49, "listen": 50, "ptrace": 101, "process_vm_readv": 310,
@@ -52,6 +54,7 @@ _MACHINES = {
     "aarch64": _Machine(
         0xC00000B7,
         41,
+        277,
         {
             "open_by_handle_at": 265, "name_to_handle_at": 264, "execve": 221, "execveat": 281, "socket": 198,
             "socketpair": 199, "connect": 203, "bind": 200, "listen": 201, "ptrace": 117, "process_vm_readv": 270,
@@ -66,9 +69,16 @@ _MACHINES = {
 }  # fmt: skip
 
 
-def confine(shown: dict[str, tuple[str, bool]], user: int, group: int, kept: Iterable[str]) -> None:
+def confine(
+    shown: dict[str, tuple[str, bool]],
+    user: int,
+    group: int,
+    kept: Iterable[str],
+    start: Callable[[], None] = lambda: None,
+) -> None:
     """shown: name -> (folder, writable): each is then /name, and nothing else is there. No network; this user with these
-    capabilities; it can gain nothing. Raises OSError."""
+    capabilities; it can gain nothing. start: starts its threads, since none can be started later; they have no more than
+    it has. Raises OSError."""
     machine = _MACHINES[platform.machine()]
     privileges.never_gain()
     privileges.leave_no_trace()
@@ -88,6 +98,7 @@ def confine(shown: dict[str, tuple[str, bool]], user: int, group: int, kept: Ite
     os.chdir("/")
     _mount("none", "/", None, _REMOUNT | _RDONLY | _NOSUID | _NODEV | _NOEXEC)
     privileges.become_with(user, group, kept)
+    start()  # each has from now on what this thread has, but the filter: that comes over all at once
     _refuse_calls(machine)
 
 
@@ -110,7 +121,10 @@ def _refuse_calls(machine: _Machine) -> None:
     program += [instruction(give, 0, 0, _ALLOW), instruction(give, 0, 0, _REFUSE)]
     code = ctypes.create_string_buffer(b"".join(program))
     head = struct.pack("=H6xQ", len(program), ctypes.addressof(code))
-    _call(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(head), 0, 0), "seccomp")
+    left = _libc.syscall(machine.seccomp, _SET_MODE_FILTER, _ALL_THREADS, ctypes.c_char_p(head))
+    if left > 0:
+        raise OSError(errno.EPERM, f"seccomp: thread {left} cannot be confined")
+    _call(left, "seccomp")
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from sandkeep.engine.archive import frames
 from sandkeep.engine.archive.format import PIECE, Manifest, body_to_json
+from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import DamagedError, DataKey
 from sandkeep.engine.archive.pack import Packer, UnpackableError
 
@@ -34,15 +35,15 @@ class _Noting(DataKey):
         return found
 
 
-def pour(key: bytes, opened: dict[str, int], writer: BinaryIO) -> dict[str, Any]:
+def pour(key: bytes, opened: dict[str, int], writer: BinaryIO, hands: Hands) -> dict[str, Any]:
     """Raises UnpackableError, OSError."""
     root, memory = opened["disk"], opened.get("memory")
 
     def put(name: bytes, sealed: bytes) -> None:
-        frames.send(writer, frames.PIECE, name + sealed)
+        frames.send(writer, frames.PIECE, name, sealed)
 
     noting = _Noting(key)
-    first = Packer(noting, noting.content, put).pack(root, memory)
+    first = Packer(noting, noting.content, put, hands).pack(root, memory)
     noting.content.clear()
     frames.send(writer, BODY, json.dumps(body_to_json(first)).encode())
     writer.flush()
@@ -53,7 +54,7 @@ def pour(key: bytes, opened: dict[str, int], writer: BinaryIO) -> dict[str, Any]
             raise UnpackableError("the disk changed while it was read")
         put(name, sealed)
 
-    again = Packer(DataKey(key), set(first.index), put_next).pack(root, memory)
+    again = Packer(DataKey(key), set(first.index), put_next, hands).pack(root, memory)
     if (again.index, again.content) != (first.index, first.content):
         raise UnpackableError("the disk changed while it was read")
     return {}

@@ -36,9 +36,10 @@ def parse_head(data: bytes) -> tuple[bytes, int]:
 HEAD = _HEAD.size
 
 
-def send(pipe: BinaryIO, kind: bytes, data: bytes) -> None:
-    pipe.write(head(kind, len(data)))
-    pipe.write(data)
+def send(pipe: BinaryIO, kind: bytes, *data: bytes) -> None:
+    pipe.write(head(kind, sum(map(len, data))))
+    for part in data:
+        pipe.write(part)
 
 
 def receive(pipe: BinaryIO) -> tuple[bytes, bytes]:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import threading
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -31,8 +32,17 @@ class DamagedError(Exception):
         self.pieces = pieces
 
 
+class _Zstd(threading.local):
+    """Each thread has its own: neither can do two things at once."""
+
+    def __init__(self) -> None:
+        self.pack = ZstdCompressor(level=_LEVEL)
+        self.unpack = ZstdDecompressor()
+
+
 class DataKey:
-    """Seals what a sandbox's archive holds. The same piece has the same name along the whole chain, and for nobody else."""
+    """Seals what a sandbox's archive holds. The same piece has the same name along the whole chain, and for nobody else.
+    Several threads may use one."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY:
@@ -40,8 +50,7 @@ class DataKey:
         self._names = hashlib.blake2b(b"names", key=key, digest_size=KEY).digest()
         self._pieces = hashlib.blake2b(b"pieces", key=key, digest_size=KEY).digest()
         self._bodies = hashlib.blake2b(b"bodies", key=key, digest_size=KEY).digest()
-        self._pack = ZstdCompressor(level=_LEVEL)
-        self._unpack = ZstdDecompressor()
+        self._zstd = _Zstd()
 
     def name(self, kind: bytes, plain: bytes) -> bytes:
         """kind: `content` or `index`: neither can stand in for the other."""
@@ -50,7 +59,7 @@ class DataKey:
     def seal(self, name: bytes, plain: bytes) -> bytes:
         """Under a key of the piece's own, and a fresh nonce: whatever the compressor makes of it, no pair is used twice."""
         nonce = secrets.token_bytes(_NONCE)
-        return nonce + AESGCM(self._of(name)).encrypt(nonce, self._pack.compress(plain), name)
+        return nonce + AESGCM(self._of(name)).encrypt(nonce, self._zstd.pack.compress(plain), name)
 
     def open(self, kind: bytes, name: bytes, sealed: bytes, limit: int) -> bytes:
         """Raises DamagedError for all but the very piece of this name."""
@@ -68,7 +77,7 @@ class DataKey:
 
     def seal_body(self, head: bytes, body: bytes) -> bytes:
         nonce = secrets.token_bytes(_NONCE)
-        return nonce + AESGCM(self._bodies).encrypt(nonce, self._pack.compress(body), head)
+        return nonce + AESGCM(self._bodies).encrypt(nonce, self._zstd.pack.compress(body), head)
 
     def open_body(self, head: bytes, sealed: bytes, limit: int) -> bytes:
         """Raises DamagedError."""
@@ -86,7 +95,7 @@ class DataKey:
         try:
             if not 0 <= get_frame_parameters(packed).content_size <= limit:
                 raise DamagedError(f"{what} is larger than it may be")
-            return self._unpack.decompress(packed, max_output_size=limit, allow_extra_data=False)
+            return self._zstd.unpack.decompress(packed, max_output_size=limit, allow_extra_data=False)
         except ZstdError as error:
             raise DamagedError(f"{what} cannot be unpacked") from error
 

@@ -2,13 +2,19 @@
 
 Large files are cut at fixed places, and so are memory files; pieces of zeros are left out. Small files share pieces: where
 one ends is said by the names in it, so that a change of one file changes its own piece and no other.
+
+Pieces are named and sealed side by side (hands.py), and settled in the order in which they were cut: until then they have a
+ticket, and entries that need them wait for their numbers.
 """
 
 import errno
 import os
 import stat
 import zlib
+from array import array
+from collections import deque
 from collections.abc import Callable, Container, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,6 +29,7 @@ from sandkeep.engine.archive.format import (
     kind_of,
     write_entry,
 )
+from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import DataKey
 
 _SMALL = 256 << 10
@@ -43,7 +50,8 @@ class UnpackableError(Exception):
 class Packer:
     """One archive. `known`: pieces that the store has already: these are not sealed again."""
 
-    def __init__(self, key: DataKey, known: Container[bytes], put: Put) -> None:
+    def __init__(self, key: DataKey, known: Container[bytes], put: Put, hands: Hands | None = None) -> None:
+        self._hands = hands or Hands(0)
         self._key = key
         self._known = known
         self._put = put
@@ -55,7 +63,12 @@ class Packer:
         self._lines = bytearray()
         self._shared = bytearray()
         self._waiting: list[Entry] = []
-        """Entries since the first whose content is in the piece that is being filled: its number is not known yet."""
+        """Entries since the first whose content is in the piece that is being filled: it has no ticket yet."""
+        self._under_way: deque[Future[tuple[bytes, bytes | None]]] = deque()
+        self._settled = array("I")
+        """By tickets: numbers in the table."""
+        self._unwritten: deque[tuple[int, Entry]] = deque()
+        """Entries, each with the last ticket that has to be settled before it."""
 
     def pack(self, root: int, memory: int | None) -> Body:
         """root, memory: open folders, in which nobody writes meanwhile. Raises UnpackableError, OSError."""
@@ -67,8 +80,10 @@ class Packer:
             if not self._waiting:
                 self._write(entry)
         self._end_shared()
+        found = list(self._memory_files(memory)) if memory is not None else []
+        self._settle(0)
         self._end_index()
-        files = tuple(self._memory_files(memory)) if memory is not None else ()
+        files = tuple(replace(file, pieces=self._numbered(file.pieces)) for file in found)
         return Body(entries, self._size, tuple(self._index), tuple(self._content), files)
 
     # -- the tree
@@ -157,16 +172,16 @@ class Packer:
     def _end_shared(self) -> None:
         if not self._waiting:
             return
-        number = self._piece(bytes(self._shared))
+        ticket = self._piece(bytes(self._shared))
         for entry in self._waiting:
-            self._write(replace(entry, at=(number, entry.at[1])) if entry.at else entry)
+            self._write(replace(entry, at=(ticket, entry.at[1])) if entry.at else entry)
         self._waiting.clear()
         self._shared.clear()
 
     # -- pieces
 
     def _pieces(self, file: int, size: int) -> Iterator[tuple[int, int]]:
-        """(number in the file, number in the table); holes are not even read."""
+        """(number in the file, ticket); holes are not even read."""
         at = 0
         while at < size:
             try:
@@ -181,17 +196,50 @@ class Packer:
             at += PIECE
 
     def _piece(self, data: bytes) -> int:
+        """Its ticket."""
+        ticket = len(self._settled) + len(self._under_way)
+        self._under_way.append(self._hands.begin(self._sealed_piece, data))
+        self._settle(self._hands.room)
+        return ticket
+
+    def _sealed_piece(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """In another thread. Its name; sealed if nobody has it yet. Of two that are the same and under way at once both may
+        be sealed: one is put."""
         name = self._key.name(b"content", data)
-        number = self._numbers.get(name)
-        if number is None:
-            number = self._numbers[name] = len(self._content)
-            self._content.append(name)
-            self._seal(name, data)
-        return number
+        needless = name in self._known or name in self._sealed
+        return name, None if needless else self._key.seal(name, data)
+
+    def _settle(self, most: int) -> None:
+        """Until so many are under way. They are put in the order of the table."""
+        while len(self._under_way) > most:
+            name, sealed = self._under_way.popleft().result()
+            number = self._numbers.get(name)
+            if number is None:
+                number = self._numbers[name] = len(self._content)
+                self._content.append(name)
+                if sealed is not None and name not in self._sealed:
+                    self._put_piece(name, sealed)
+            self._settled.append(number)
+        while self._unwritten and self._unwritten[0][0] < len(self._settled):
+            self._write_line(self._unwritten.popleft()[1])
+
+    def _numbered(self, pieces: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        return tuple((place, self._settled[ticket]) for place, ticket in pieces)
 
     def _write(self, entry: Entry) -> None:
+        """After those before it, when its pieces are settled."""
         if entry.at and entry.at[0] < 0:
             return  # it is written with its piece
+        last = entry.pieces[-1][1] if entry.pieces else entry.at[0] if entry.at else -1
+        self._unwritten.append((last, entry))
+        if len(self._unwritten) > _MOST_WAITING:
+            self._settle(0)
+
+    def _write_line(self, entry: Entry) -> None:
+        if entry.at:
+            entry = replace(entry, at=(self._settled[entry.at[0]], entry.at[1]))
+        if entry.pieces:
+            entry = replace(entry, pieces=self._numbered(entry.pieces))
         line = write_entry(entry)
         if len(self._lines) + len(line) > PIECE:
             self._end_index()
@@ -199,15 +247,16 @@ class Packer:
 
     def _end_index(self) -> None:
         if self._lines:
-            name = self._key.name(b"index", bytes(self._lines))
+            plain = bytes(self._lines)
+            name = self._key.name(b"index", plain)
             self._index.append(name)
-            self._seal(name, bytes(self._lines))
+            if name not in self._known and name not in self._sealed:
+                self._put_piece(name, self._key.seal(name, plain))
             self._lines.clear()
 
-    def _seal(self, name: bytes, data: bytes) -> None:
-        if name not in self._known and name not in self._sealed:
-            self._sealed.add(name)
-            self._put(name, self._key.seal(name, data))
+    def _put_piece(self, name: bytes, sealed: bytes) -> None:
+        self._sealed.add(name)
+        self._put(name, sealed)
 
     def _memory_files(self, folder: int) -> Iterator[MemoryFile]:
         for name in sorted(os.listdir(folder)):

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from sandkeep.engine.archive import carry, frames
 from sandkeep.engine.archive.format import body_to_json, read_manifest
+from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import NAME, DamagedError, DataKey
 from sandkeep.engine.archive.pack import Packer, UnpackableError
 from sandkeep.engine.archive.unpack import Unpacker
@@ -53,11 +54,28 @@ def main() -> int:
 
 def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str, Any]:
     key, do = DataKey(bytes.fromhex(task["key"])), task["do"]
+    started: list[Hands] = []
     shown = {name: (path, do in ("unpack", "rehearse")) for name, path in task["folders"].items()}
     if task["user"] is not None:
         kept = {"pack": READ_ALL, "pour": READ_ALL, "unpack": MAKE_ALL, "rehearse": MAKE_ALL}.get(do, ())
         user, group = task["user"]
-        confine(shown, user, group, kept)
+        confine(shown, user, group, kept, start=lambda: started.append(Hands()))
+    hands = started[0] if started else Hands()
+    try:
+        return _do(task, key, shown, hands, reader, writer)
+    finally:
+        hands.end()
+
+
+def _do(
+    task: dict[str, Any],
+    key: DataKey,
+    shown: dict[str, tuple[str, bool]],
+    hands: Hands,
+    reader: BinaryIO,
+    writer: BinaryIO,
+) -> dict[str, Any]:
+    do = task["do"]
     opened = {
         name: os.open(f"/{name}" if task["user"] is not None else path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for name, (path, _) in shown.items()
@@ -66,27 +84,24 @@ def _work(task: dict[str, Any], reader: BinaryIO, writer: BinaryIO) -> dict[str,
     if "room" in task:
         carry.keep_to(int(task["room"]))
     if do == "pour":
-        return carry.pour(bytes.fromhex(task["key"]), opened, writer)
+        return carry.pour(bytes.fromhex(task["key"]), opened, writer, hands)
     if do == "pack":
         known = bytes.fromhex(task["known"])
         names = {known[at : at + NAME] for at in range(0, len(known), NAME)}
-        return _pack(Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name + sealed)), opened)
+        packer = Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name, sealed), hands)
+        return body_to_json(packer.pack(opened["disk"], memory))
     kind, manifest = frames.receive(reader)
     assert kind == frames.MANIFEST
     believed = read_manifest(manifest, key, bytes.fromhex(task["signing"]))
     if do == "look":
         return carry.look(believed)
-    unpacker = Unpacker(key, believed, lambda names: _fetch(names, reader, writer))
+    unpacker = Unpacker(key, believed, lambda names: _fetch(names, reader, writer), hands)
     if do == "verify":
         unpacker.verify()
         return {}
     os.umask(0)
     make = unpacker.rehearse if do == "rehearse" else unpacker.unpack
     return {"left_out": make(opened["disk"], memory)}
-
-
-def _pack(packer: Packer, opened: dict[str, int]) -> dict[str, Any]:
-    return body_to_json(packer.pack(opened["disk"], opened.get("memory")))
 
 
 def _fetch(names: tuple[bytes, ...], reader: BinaryIO, writer: BinaryIO) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from sandkeep.engine.archive.format import PIECE, Body, Entry, Manifest, MemoryFile, kind_of, read_entries
+from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import DamagedError, DataKey
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,7 +25,8 @@ Fetch = Callable[[tuple[bytes, ...]], Iterator[bytes]]
 
 
 class Unpacker:
-    def __init__(self, key: DataKey, manifest: Manifest, fetch: Fetch) -> None:
+    def __init__(self, key: DataKey, manifest: Manifest, fetch: Fetch, hands: Hands | None = None) -> None:
+        self._hands = hands or Hands(0)
         self._key = key
         self._body: Body = manifest.body
         self._fetch = fetch
@@ -37,11 +39,8 @@ class Unpacker:
                 pass
         except DamagedError as error:
             damaged.append(error)
-        for name, sealed in zip(self._body.content, self._fetch(self._body.content), strict=True):
-            try:
-                self._key.open(b"content", name, sealed, PIECE)
-            except DamagedError as error:
-                damaged.append(error)
+        pieces = zip(self._body.content, self._fetch(self._body.content), strict=True)
+        damaged += [error for error in self._hands.in_order(self._wrong_with, pieces) if error]
         if damaged:
             more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             raise DamagedError(f"{damaged[0]}{more}", tuple(name for error in damaged for name in error.pieces))
@@ -57,19 +56,25 @@ class Unpacker:
         for number in range(len(tree.entries)):
             tree.check(number)
         files = [self._memory_file(memory, file) for file in self._body.memory] if memory is not None else []
-        for piece in targets.wanted():
-            found = bytearray()
-            for owner, at, start, size in targets.of(piece):
-                data = tree.read(owner, at, size) if owner >= 0 else os.pread(files[-owner - 1], size, at)
-                found.extend(bytes(max(0, start + size - len(found))))
-                found[start : start + size] = data
-            name = self._body.content[piece]
-            if self._key.name(b"content", bytes(found)) != name:
-                raise DamagedError(f"what was made of the piece {name.hex()[:16]} is something else", (name.hex(),))
+        found = (self._made(piece, tree, targets, files) for piece in targets.wanted())
+        names = self._hands.in_order(lambda plain: self._key.name(b"content", plain), found)
+        for piece, name in zip(targets.wanted(), names, strict=True):
+            if name != (wanted := self._body.content[piece]):
+                raise DamagedError(f"what was made of the piece {wanted.hex()[:16]} is something else", (wanted.hex(),))
         for file in files:
             os.close(file)
         tree.close()
         return left_out
+
+    @staticmethod
+    def _made(piece: int, tree: "_Tree", targets: "_Targets", files: list[int]) -> bytes:
+        """The piece again, of what lies there."""
+        found = bytearray()
+        for owner, at, start, size in targets.of(piece):
+            data = tree.read(owner, at, size) if owner >= 0 else os.pread(files[-owner - 1], size, at)
+            found.extend(bytes(max(0, start + size - len(found))))
+            found[start : start + size] = data
+        return bytes(found)
 
     @staticmethod
     def _memory_file(folder: int, wanted: MemoryFile) -> int:
@@ -96,8 +101,8 @@ class Unpacker:
             self._make_memory_files(memory, targets, files)
         wanted = targets.wanted()
         names = tuple(self._body.content[piece] for piece in wanted)
-        for piece, name, sealed in zip(wanted, names, self._fetch(names), strict=True):
-            plain = self._key.open(b"content", name, sealed, PIECE)
+        opened = self._hands.in_order(self._open, zip(names, self._fetch(names), strict=True))
+        for piece, plain in zip(wanted, opened, strict=True):
             for owner, to, start, size in targets.of(piece):
                 if start + size > len(plain):
                     raise DamagedError(f"the piece {piece} is shorter than what is to be in it")
@@ -110,6 +115,17 @@ class Unpacker:
             os.close(file)
         tree.finish()
         return left_out, tree, targets
+
+    def _open(self, piece: tuple[bytes, bytes]) -> bytes:
+        """In another thread, as `_wrong_with`: name and sealed piece."""
+        return self._key.open(b"content", *piece, PIECE)
+
+    def _wrong_with(self, piece: tuple[bytes, bytes]) -> DamagedError | None:
+        try:
+            self._open(piece)
+        except DamagedError as error:
+            return error
+        return None
 
     def _entries(self) -> Iterator[Entry]:
         names = self._body.index
