@@ -306,11 +306,17 @@ async def test_what_the_program_cannot_do(tmp_path: Path) -> None:
     (tmp_path / "disk/file").write_text("seen")
     (tmp_path / "secret").write_text("secret")
     probe = f"""
-import errno, os, socket, signal
+import errno, os, queue, socket, signal, threading
 from sandkeep.lib.confinement import confine
 outer = os.open({str(tmp_path)!r}, os.O_RDONLY)
 os.close(outer)
-confine({{"disk": ({str(tmp_path / "disk")!r}, False)}}, {NOBODY[0]}, {NOBODY[1]}, ("dac_read_search",))
+asked, answered = queue.SimpleQueue(), queue.SimpleQueue()
+def other():
+    while work := asked.get():
+        answered.put(work())
+def start():
+    threading.Thread(target=other, daemon=True).start()
+confine({{"disk": ({str(tmp_path / "disk")!r}, False)}}, {NOBODY[0]}, {NOBODY[1]}, ("dac_read_search",), start)
 def said(call, *args):
     try:
         call(*args)
@@ -326,6 +332,22 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 libc.open_by_handle_at(3, b"\\0" * 64, 0)
 print(errno.errorcode[ctypes.get_errno()])
+def there():
+    here = [os.getuid(), said(os.stat, {str(tmp_path / "secret")!r}), said(socket.socket, socket.AF_INET)]
+    here += [said(os.execv, "/disk/file", ["x"]), said(os.kill, 1, 0), said(os.fork), said(os.setuid, 0)]
+    libc.open_by_handle_at(3, b"\\0" * 64, 0)
+    return [*here, errno.errorcode[ctypes.get_errno()], said(open, "/disk/new", "w"), held()]
+def held():
+    sets = (ctypes.c_uint32 * 6)()
+    libc.capget((ctypes.c_uint32 * 2)(0x20080522, 0), sets)
+    return list(sets)
+asked.put(there)
+here = there()
+print(answered.get() == here, *here[:-1])
+try:
+    threading.Thread(target=other).start()
+except RuntimeError:
+    print("no thread more")
 """
     done = await process.run([sys.executable, "-I", "-c", probe], timeout=30)
     assert done.stdout.splitlines() == [
@@ -335,6 +357,8 @@ print(errno.errorcode[ctypes.get_errno()])
         "EPERM EPERM EPERM",
         "EPERM EPERM EPERM",
         "EPERM",
+        f"True {NOBODY[0]} ENOENT EPERM EPERM EPERM EPERM EPERM EPERM EROFS",
+        "no thread more",
     ]
 
 
