@@ -49,7 +49,7 @@ try:
 except PermissionError:
     sys.exit("the kernel refused")
 s.sendall(body)
-print(s.recv(4096)[4:].decode())
+print(s.makefile("rb").read()[4:].decode())
 """
 
 

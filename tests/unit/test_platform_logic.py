@@ -9,7 +9,7 @@ import pytest
 from sandkeep.contracts.guest import Unsavable
 from sandkeep.control.allowance import Allowance, Quota
 from sandkeep.domain.errors import Internal, NoCapacity, PauseFailed, Unavailable
-from sandkeep.domain.sandbox import Phase, RuntimeKind
+from sandkeep.domain.sandbox import Hold, Phase, RuntimeKind
 from sandkeep.lib.turns import Turns
 from sandkeep.testing.platform import LocalPlatform
 
@@ -596,6 +596,43 @@ async def test_a_promotion_with_a_key_is_made_once(local: LocalPlatform, monkeyp
     assert (done.status_code, await kept()) == (200, begun)
     assert (local.disks.path(done.json()["id"]) / "later").read_text() == "newer", "it was not rolled back again"
     assert (await promote(into="one", delete_others=True)).status_code == 409
+
+
+@pytest.mark.parametrize("kind", ["disk", "full"])
+async def test_a_promotion_that_is_tried_again_leaves_a_parent_that_ran_running(
+    local: LocalPlatform, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The death of the node in the middle of the first try leaves it stopped, or paused at that moment."""
+    await create(local, name="one", persistence="full")
+    await local.http.post("/v1/sandboxes/one/fork", json={"name": "try", "kind": kind})
+
+    async def dies(project_id: str, parent: str, *_: Any, **__: Any) -> None:
+        if kind == "full":
+            await local.services.sandboxes.pause(project_id, parent, Hold.DISK, False)
+        else:
+            await local.services.sandboxes.stop(project_id, parent)
+        raise Unavailable("the node is away")
+
+    asked: dict[str, Any] = {"json": {"kind": kind, "into": "one"}, "headers": {"Idempotency-Key": "p"}}
+    with monkeypatch.context() as broken:
+        broken.setattr(local.services.snapshots, "rollback", dies)
+        assert (await local.http.post("/v1/sandboxes/try/promote", **asked)).status_code == 503
+    done = await local.http.post("/v1/sandboxes/try/promote", **asked)
+    assert (done.status_code, done.json()["phase"]) == (200, "running"), done.text
+
+
+async def test_what_went_back_runs_on_when_the_node_dies_before_it_forgets_the_intent(local: LocalPlatform) -> None:
+    sandbox = await create(local, name="one")
+    await local.http.post("/v1/sandboxes/one/snapshots", json={"name": "first"})
+    await local.http.post("/v1/sandboxes/one/rollback", json={"snapshot": "first", "keep_before": False})
+    after = local.parts.records.sandboxes[sandbox["id"]]
+    facts = {"snapshot": after.head, "memory": False}
+    left = local.parts.journal.begin(list(after.outcomes)[-1], "rollback", after.id, **facts)
+    for step in ("machine.end", "disk.restore", "record"):
+        left.step(step)
+    await local.restart_node()
+    assert local.parts.records.sandboxes[after.id].phase is Phase.RUNNING
+    assert set(local.kernels[RuntimeKind.GVISOR].machines) == {after.machine}
 
 
 async def test_the_key_of_a_fork_is_for_one_request(local: LocalPlatform) -> None:

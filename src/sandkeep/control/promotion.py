@@ -13,7 +13,7 @@ from sandkeep.control.snapshots import Snapshots
 from sandkeep.domain.errors import Conflict, InvalidArgument, SandkeepError, Unsupported
 from sandkeep.domain.event import EventKind
 from sandkeep.domain.quantities import format_size
-from sandkeep.domain.sandbox import Persistence, Sandbox
+from sandkeep.domain.sandbox import Persistence, Phase, Sandbox
 from sandkeep.domain.snapshot import Cause, SnapshotKind
 from sandkeep.store import idempotency as idempotency_store
 from sandkeep.store import snapshots as snapshot_store
@@ -72,7 +72,12 @@ class Promotion:
             key=once and f"{once}/adopted",
             of=moment,
         )
+        ran = await self._ran(project_id, parent.id, once and f"{once}/ran", fingerprint)
         done = await self._snapshots.rollback(project_id, parent.id, adopted.id, kind=None, keep_before=False)
+        if ran and done.status.phase is Phase.PAUSED:
+            done = await self._sandboxes.resume(project_id, parent.id)
+        elif ran:
+            done = await self._sandboxes.start(project_id, parent.id)
         async with self._events.change() as ledger:
             told = EventKind.SANDBOX_PROMOTED, project_id, parent.id, f"from {called}"
             await ledger.tell(*told, fork=winner.id, snapshot=adopted.id)
@@ -83,6 +88,19 @@ class Promotion:
         if delete_others:
             await self._delete_others(parent, winner)
         return done
+
+    async def _ran(self, project_id: str, parent_id: str, key: str | None, fingerprint: str) -> bool:
+        """Whether the parent ran when it was first to go on from there: what interrupted that may have ended its machine."""
+        parent = await self._sandboxes.get(project_id, parent_id)
+        runs = parent.status.phase is Phase.RUNNING
+        if key is None:
+            return runs
+        async with self._events.change() as ledger:
+            noted = await made_before(ledger.transaction, project_id, key, fingerprint) is not None
+            if runs and not noted:
+                transaction, now = ledger.transaction, self._clock.now()
+                await idempotency_store.add(transaction, project_id, key, fingerprint, parent_id, now)
+        return runs or noted
 
     async def _give_up(self, project_id: str, sandbox_id: str, snapshot_id: str) -> None:
         """What was kept of the fork for the way is not needed any more."""

@@ -100,7 +100,8 @@ async def _settle(parts: Parts, item: Interrupted) -> None:
     await _drop_unrecorded_generations(parts, record)
     if item.verb == "rollback" and await _finish_rollback(parts, record, item):
         return
-    if "machine.end" in item.steps and holds_memory(record) and not lifecycle.vanishes(record):
+    done = item.operation in record.outcomes and record.outcomes[item.operation] is None  # and its new machine runs on
+    if "machine.end" in item.steps and not done and holds_memory(record) and not lifecycle.vanishes(record):
         await _finish_stop(parts, record)
     if item.verb == "update" and record.phase is not Phase.DELETED:
         # Done if its record was written, undone if not: disk (see _set_limits) and machine follow the record either way.
