@@ -13,13 +13,11 @@ import pytest
 
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict, NotFound, SandkeepError, Unsupported
-from support.instance import Instance, client_of, until
+from support.instance import SMALLER, Instance, client_of, until
 from support.s3 import S3, s3_server
 from support.witness import events_of
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/n.new; mv /dev/shm/n.new /dev/shm/n; sleep 0.01; done"
-SMALLER = "rm -rf /usr/share /usr/lib/python3* /usr/lib/*/perl* /var/lib/dpkg /var/cache"
-"""What nothing here needs, so that an archive has few pieces."""
 FILL = """
 set -e
 mkdir -p /srv/many && cd /srv/many

@@ -13,12 +13,10 @@ import pytest
 
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict, SandkeepError
-from support.instance import Instance, until
+from support.instance import SMALLER, Instance, until
 from support.witness import machine_pids
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /dev/shm/n.new; mv /dev/shm/n.new /dev/shm/n; sleep 0.01; done"
-SMALLER = "rm -rf /usr/share /usr/lib/python3* /usr/lib/*/perl* /var/lib/dpkg /var/cache"
-"""What nothing here needs, so that the archive has few pieces."""
 
 Damage = Callable[[bytes], bytes]
 

@@ -10,7 +10,7 @@ from sandkeep.sdk import Sandbox
 from sandkeep.sdk.errors import NotFound, SandkeepError
 from support.census import disk_limits
 from support.faults.clock import Act, Point
-from support.faults.stand import Stand
+from support.faults.stand import SMALL, Stand
 from support.faults.victims import DAEMONS, OF_MACHINE, kill_and_wait, resolver_pid
 from support.instance import until
 from torture.matrix import ABSENT, GROWN, Recorder, Scenario, Seen
@@ -84,7 +84,7 @@ class Operation:
 
     @property
     def _options(self) -> dict[str, str]:
-        asked = {"persistence": self.scenario.persistence, "commit": self.scenario.commit}
+        asked = {"template": SMALL, "persistence": self.scenario.persistence, "commit": self.scenario.commit}
         return {name: value for name, value in asked.items() if value}
 
     def begin(self) -> None:

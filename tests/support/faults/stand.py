@@ -20,10 +20,12 @@ from support import census
 from support.faults import daemons as program
 from support.faults.clock import Clock, alive
 from support.faults.victims import Machines, kill_and_wait
-from support.instance import Instance, until
+from support.instance import SMALLER, Instance, until
 from support.witness import ask, start_witness
 
 RUNTIMES = ("gvisor", "runc")
+SMALL = "small"
+"""A template with little on its disk, for what is packed and carried."""
 _LONGEST_GAP = 5.0
 _LETTER = {"runner": b"r", "server": b"s"}
 
@@ -86,6 +88,9 @@ class Stand:
         self._loop.close()
 
     def _settle_in(self) -> None:
+        self.client.templates.build(SMALL, [SMALLER], parent="test", runtime="runc", memory="128MiB")
+        assert until(lambda: self.client.templates.get(SMALL).phase != "building", 60)
+        assert self.client.templates.get(SMALL).phase == "ready"
         for runtime in RUNTIMES:
             for hold in (None, "memory" if runtime == "runc" else "disk"):
                 sandbox = self.create(runtime)
