@@ -86,7 +86,10 @@ def test_processes_go_on_from_the_moment_that_was_kept(client: Client, instance:
         "random",
         "network",
         "limits",
+        "address",
         "environment",
+        "labels",
+        "timers",
     ]
     before = sandbox.snapshots.list()[-1]
     assert (before.kind, before.parent) == ("full", kept.id), "the moment before has its memory, too"

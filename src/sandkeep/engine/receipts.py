@@ -36,7 +36,8 @@ async def _check(parts: Parts, record: Record, came: Came) -> Record:
         *_memory(parts, record, came),
         await _network(parts, record),
         await _limits(parts, record),
-        await _environment(parts, record),
+        *await _guest(parts, record),
+        *_terms(parts, record),
     )
     receipt = Receipt(came.event, parts.clock.now(), checks)
     wrong = receipt.failed
@@ -90,9 +91,28 @@ async def _limits(parts: Parts, record: Record) -> Check:
     return Check("limits", not wrong, wrong or "as in its spec")
 
 
-async def _environment(parts: Parts, record: Record) -> Check:
-    """Names only: values are secrets."""
-    has = await parts.guest.environment(parts.endpoint(record))
-    wanted = {**record.spec.env, "SANDKEEP_SANDBOX_ID": record.id}
-    wrong = sorted(name for name, value in wanted.items() if has.get(name) != value)
-    return Check("environment", not wrong, f"wrong: {', '.join(wrong)}" if wrong else "as in its spec")
+async def _guest(parts: Parts, record: Record) -> tuple[Check, ...]:
+    """What answers at its address is itself, with its environment. Names only: values are secrets."""
+    endpoint = parts.endpoint(record)
+    has = await parts.guest.environment(endpoint)
+    itself = has.get("SANDKEEP_SANDBOX_ID") == record.id
+    wrong = sorted(name for name, value in record.spec.env.items() if has.get(name) != value)
+    return (
+        Check(
+            "address", itself, f"it answers at {endpoint.address}" if itself else f"another is at {endpoint.address}"
+        ),
+        Check("environment", not wrong, f"wrong: {', '.join(wrong)}" if wrong else "as in its spec"),
+    )
+
+
+def _terms(parts: Parts, record: Record) -> tuple[Check, ...]:
+    """What no machine shows: the record on disk, by which the node goes after a crash, says the same. A fork has none yet."""
+    kept = parts.records.stored(record.id)
+    agreed, found = record.spec, kept.spec if kept else record.spec
+    timers = agreed.lifetime == found.lifetime and agreed.timeline == found.timeline
+    return (
+        Check("labels", agreed.labels == found.labels, ", ".join(sorted(found.labels)) or "none"),
+        Check(
+            "timers", timers, f"ends {found.lifetime.ttl:g} s after it began" if found.lifetime.ttl else "no end is set"
+        ),
+    )

@@ -407,6 +407,14 @@ class Records:
         self.sandboxes[record.id] = record
         return record
 
+    def stored(self, sandbox_id: str) -> Record | None:
+        """As it is on disk now; None where there is none that can be read."""
+        path = self._sandboxes / f"{sandbox_id}.json"
+        try:
+            return _named(path, _record_from_json(_checked(json.loads(read_plain(path)), Record)))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
     def remove(self, sandbox_id: str) -> None:
         with writing("the record"):
             remove_durably(self._sandboxes / f"{sandbox_id}.json")
