@@ -340,6 +340,8 @@ def test_quiesce_finds_what_cannot_be_saved(agent):
     stream.next()
     told = agent.json("POST", "/quiesce", {"deadlineMs": 5000})
     assert told["synced"]
+    flushed = agent.json("POST", "/quiesce", {"deadlineMs": 5000, "diskOnly": True})
+    assert (flushed["synced"], flushed["unsavable"]) == (True, None), "nothing was searched for"
     agent.call("POST", "/process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"})
     # /home is a tmpfs here, so that one can be saved, too.
     assert [u for u in told["unsavable"] if u["pid"] == pid] == []

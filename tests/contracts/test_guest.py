@@ -83,6 +83,7 @@ async def test_an_agent_that_is_not_there_is_unreachable_within_the_deadline(cas
 
 
 async def test_quiesce_and_resume(case: Case) -> None:
+    await case.guest.flush(case.endpoint, 5)
     assert await case.guest.quiesce(case.endpoint, 5) is not None
     await case.guest.hang_up(case.endpoint.address)
     await case.guest.resumed(case.endpoint, RESUME, time.time)

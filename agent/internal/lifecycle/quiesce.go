@@ -16,6 +16,7 @@ const defaultQuiesce = 2 * time.Second
 type quiesceRequest struct {
 	DeadlineMs connect.Integer `json:"deadlineMs"`
 	Event      string          `json:"event"`
+	DiskOnly   bool            `json:"diskOnly"`
 }
 
 type quiesceResponse struct {
@@ -26,7 +27,7 @@ type quiesceResponse struct {
 	DurationMs float64  `json:"durationMs"`
 }
 
-// quiesce readies the sandbox for a memory snapshot and tells what would make one fail.
+// quiesce readies the sandbox for a snapshot, and tells what would make one of its memory fail if that is wanted.
 func (s *Service) quiesce(w http.ResponseWriter, r *http.Request) {
 	in := new(quiesceRequest)
 	if err := connect.ReadJSON(w, r, in); err != nil {
@@ -50,8 +51,10 @@ func (s *Service) quiesce(w http.ResponseWriter, r *http.Request) {
 		syncRoot()
 		close(synced)
 	}()
-	debug.FreeOSMemory() // what the agent does not need is not worth saving
-	out.Unsavable, out.Truncated = unsavable(begin.Add(deadline))
+	if !in.DiskOnly {
+		debug.FreeOSMemory() // what the agent does not need is not worth saving
+		out.Unsavable, out.Truncated = unsavable(begin.Add(deadline))
+	}
 	timer := time.NewTimer(deadline - time.Since(begin))
 	defer timer.Stop()
 	select {

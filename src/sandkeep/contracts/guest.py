@@ -136,6 +136,10 @@ class Guest(Protocol):
         (theirs is half of the deadline), and are told it."""
         ...
 
+    async def flush(self, endpoint: Endpoint, deadline: float, event: str = "") -> None:
+        """The same where no memory is saved: nothing is searched for."""
+        ...
+
     async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
         """The end of what the quiesce hooks began."""
         ...

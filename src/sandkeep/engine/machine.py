@@ -158,7 +158,7 @@ async def flush(parts: Parts, record: Record, event: str = "") -> None:
     """Let the agent write back what the guest holds; a guest that does not answer is ended all the same. `event`: its quiesce
     hooks run first."""
     with suppress(Exception), anyio.move_on_after(parts.settings.quiesce_deadline + 1):
-        await parts.guest.quiesce(parts.endpoint(record), parts.settings.quiesce_deadline, event)
+        await parts.guest.flush(parts.endpoint(record), parts.settings.quiesce_deadline, event)
 
 
 async def unquiesce(parts: Parts, record: Record, event: str) -> None:

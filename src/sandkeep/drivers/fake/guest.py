@@ -48,6 +48,9 @@ class FakeGuest:
         found, self.unsavable = self.unsavable, ()
         return found
 
+    async def flush(self, endpoint: Endpoint, deadline: float, event: str = "") -> None:
+        self._reach(endpoint)
+
     async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
         self._reach(endpoint)
 

@@ -205,8 +205,7 @@ class AgentGuest:
         )
 
     async def quiesce(self, endpoint: Endpoint, deadline: float, event: str = "") -> tuple[Unsavable, ...]:
-        asked = {"deadlineMs": int(deadline * 1000), "event": event}
-        answer = await self._call(endpoint, "POST", "/quiesce", asked, timeout=deadline + 2, limit=1 << 20)
+        answer = await self._quiesce(endpoint, deadline, event)
         found = answer.get("unsavable") or []
         if not isinstance(found, list):
             raise GuestError("the agent's list of unsavable files is not a list")
@@ -215,6 +214,13 @@ class AgentGuest:
             for item in found[:100]
             if isinstance(item, dict)
         )
+
+    async def flush(self, endpoint: Endpoint, deadline: float, event: str = "") -> None:
+        await self._quiesce(endpoint, deadline, event, diskOnly=True)
+
+    async def _quiesce(self, endpoint: Endpoint, deadline: float, event: str, **more: bool) -> dict[str, Any]:
+        asked = {"deadlineMs": int(deadline * 1000), "event": event, **more}
+        return await self._call(endpoint, "POST", "/quiesce", asked, timeout=deadline + 2, limit=1 << 20)
 
     async def thawed(self, endpoint: Endpoint, deadline: float, event: str) -> None:
         asked = {"deadlineMs": int(deadline * 1000), "event": event}
