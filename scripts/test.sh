@@ -34,6 +34,7 @@ if [ "$(cat "$home/installed" 2>/dev/null || true)" != "$stamp" ]; then
     trap 'rm -rf "$wheels"' EXIT
     SANDKEEP_AGENT_ARCHS=native "$home/bin/pip" wheel -q --disable-pip-version-check --no-deps -w "$wheels" .
     "$home/bin/pip" install -q --disable-pip-version-check --no-deps --force-reinstall "$wheels"/sandkeep-*.whl
+    rm -rf "$wheels"  # some of what follows takes this shell's place
     printf '%s\n' "$stamp" > "$home/installed"
 fi
 export SANDKEEP_AGENT="${SANDKEEP_AGENT:-$("$home/bin/python" -c 'from sandkeep.app.agents import shipped_agent; print(shipped_agent())')}"
