@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.support.machines import (
+    control_groups,
     counter,
     counts_on,
     drop_namespace,
@@ -103,8 +104,7 @@ class Bench:
         """Whatever on the host still knows the machine."""
         if self.kind == "fake":
             return []
-        layout = detect(Path("/proc/self/mountinfo").read_text())
-        found = [str(h.path) for h in layout.all if list(h.path.glob(f"**/{machine_id}*"))]
+        found = [str(group) for group in control_groups(f"{machine_id}*")]
         found += [str(path) for path in (self.folder / "run").rglob(f"*{machine_id}*")]
         found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if machine_id in line]
         for entry in Path("/proc").glob("[0-9]*/cmdline"):

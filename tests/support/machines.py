@@ -1,6 +1,7 @@
 """Real machines for tests: a root file system of busybox, a counting agent, network namespaces, a prober of calls."""
 
 import ctypes
+import glob
 import os
 import shutil
 import struct
@@ -32,6 +33,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _checked(result: int, what: str) -> None:
     if result:
         raise OSError(ctypes.get_errno(), what)
+
+
+def control_groups(pattern: str) -> list[Path]:
+    """Below every hierarchy, by a pattern of `glob`; those of others come and go while it looks, which pathlib does not bear."""
+    found = glob.glob(f"/sys/fs/cgroup/**/{pattern}", recursive=True)
+    return [Path(path) for path in sorted({os.path.realpath(path) for path in found})]  # some have two names
 
 
 def program(name: str) -> Path:

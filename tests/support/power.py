@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sandkeep.app.settings import derive
 from support.instance import Instance, build_cache, until
+from support.machines import control_groups
 
 _FICLONE = 0x40049409
 _OUTER, _HOST = "12G", "16G"
@@ -119,7 +120,7 @@ class Host:
         return found
 
     def _groups(self) -> list[Path]:
-        return list(Path("/sys/fs/cgroup").rglob(f"*sandkeep-{self.instance.name}*/**/"))
+        return control_groups(f"*sandkeep-{self.instance.name}*/**/")
 
     def _mounts(self) -> list[str]:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -1,7 +1,6 @@
 """A machine that ends by itself, on the real runtimes: what follows is what its owner asked for, and the disk is kept."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict
 from support.instance import Instance, until
+from support.machines import control_groups
 from support.witness import end_machine, events_of, machine_pids, settled_fsck
 
 FILLER = "import os; os.dup2(os.memfd_create('all'), 1); os.execv('/bin/cat', ['cat', '/dev/zero'])"
@@ -152,7 +152,7 @@ def test_what_was_held_in_memory_is_stopped_and_says_so(client: Client, runtime:
 
 def thaw(sandbox: Sandbox) -> None:
     """Version 1's freezer lets what it holds die only then."""
-    for state in Path("/sys/fs/cgroup").rglob(f"*{sandbox.id.partition('_')[2]}*/freezer.state"):
+    for state in control_groups(f"*{sandbox.id.partition('_')[2]}*/freezer.state"):
         state.write_text("THAWED")
 
 

@@ -29,7 +29,7 @@ class Reduced:
         self.reached: set[str] = set()
         self.died_at: set[str] = set()
         self._deaths: Counter[str] = Counter()
-        self._files: dict[str, set[str]] = {}
+        self._sites: dict[str, set[str]] = {}
         self._trials = 0
 
     def survives(self, scenario: Scenario) -> list[str]:
@@ -49,7 +49,7 @@ class Reduced:
             )
             made.append(f"{runtime}/{scenario.name}/{aim.name}")
             self._deaths[aim.victim] += outcome.out != "void"
-            self._files.setdefault(scenario.name, set()).update(site.partition(":")[0] for site in aim.sites)
+            self._sites.setdefault(scenario.name, set()).update(aim.sites)
             assert outcome.out in ("ok", "void"), f"{made[-1]}: {outcome}\n{self.stand.instance.logs()}"
             ended |= outcome.answer == "ack"
             if ended and not (aim.is_new and self.new(aim.passed)):
@@ -58,13 +58,15 @@ class Reduced:
 
     def reach(self, lines: set[str]) -> set[str]:
         """Those of them that no operation reaches, without a death either: what had died may have been finished by recovery.
-        The operations that go through the same modules come first."""
-        files = {line.partition(":")[0] for line in lines - self.reached}
-        for scenario in sorted(SCENARIOS, key=lambda one: not files & self._files.get(one.name, set())):
+        The operations that came nearest to them are run first."""
+        left = lines - self.reached
+        for scenario in sorted(SCENARIOS, key=lambda one: _distance(left, self._sites.get(one.name, set()))):
             for runtime in scenario.runtimes:
                 if not lines - self.reached:
                     return set()
-                self.reached |= {seen.point.site for seen in trial.record(self.stand, runtime, scenario)}
+                found = {seen.point.site for seen in trial.record(self.stand, runtime, scenario)}
+                print(f"{runtime}/{scenario.name} reaches {found & lines - self.reached} of {lines - self.reached}")
+                self.reached |= found
         return lines - self.reached
 
     def new(self, steps: set[str]) -> set[str]:
@@ -74,6 +76,12 @@ class Reduced:
         machine = subject.startswith("sbx_") and bool(self.stand.machines.pids(subject))
         able = [one for one in VICTIMS if has(runtime, one) and (machine or one not in OF_MACHINE)]
         return min(able, key=lambda victim: (self._deaths[victim], victim))
+
+
+def _distance(lines: set[str], sites: set[str]) -> int:
+    """Between the nearest two of one module, in lines."""
+    places = [(line.split(":"), site.split(":")) for line in lines for site in sites]
+    return min((abs(int(at) - int(near)) for (of, at), (other, near) in places if of == other), default=1 << 30)
 
 
 class _Aim:

@@ -1,6 +1,7 @@
 """Whom a trial kills, by process id: daemons, the resolver, and what a machine consists of."""
 
 import contextlib
+import glob
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from sandkeep.drivers.runtime.runc import state as runc_state
 from sandkeep.drivers.runtime.runsc import state as runsc_state
 from support.faults.clock import alive
 from support.instance import Instance, until
+from support.machines import control_groups
 
 DAEMONS = {"runner": ("runner",), "server": ("server",), "both": ("server", "runner")}
 OF_MACHINE = ("machine", "gofer", "agent")
@@ -38,16 +40,15 @@ class Machines:
     def __init__(self, instance: Instance, settings: Settings) -> None:
         self._run = settings.run_folder
         self._runsc = first_existing(settings.runsc, RUNSC_PLACES)
-        self._tops = [path for path in Path("/sys/fs/cgroup").rglob(f"sandkeep-{instance.name}") if path.is_dir()]
+        self._tops = control_groups(f"sandkeep-{instance.name}/")
 
     def pids(self, sandbox_id: str) -> set[int]:
         """All processes of the host in its machines' control groups."""
         found: set[int] = set()
         for top in self._tops:
-            for folder in top.glob(f"*/*{_body(sandbox_id)}*"):
-                for file in (folder / "cgroup.procs", *folder.rglob("cgroup.procs")):
-                    with contextlib.suppress(OSError):
-                        found |= {int(pid) for pid in file.read_text().split()}
+            for file in glob.glob(f"{top}/*/*{_body(sandbox_id)}*/**/cgroup.procs", recursive=True):
+                with contextlib.suppress(OSError):
+                    found |= {int(pid) for pid in Path(file).read_text().split()}
         return found
 
     def kill(self, victim: str, sandbox_id: str) -> bool:
