@@ -15,6 +15,7 @@ from sandkeep.domain.browse import Point
 from sandkeep.domain.errors import Internal, SandkeepError, Unavailable, every_error
 from sandkeep.domain.node import Fact, Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.portable import Carried
+from sandkeep.domain.sandbox import DEADLINES, Phase
 from sandkeep.lib import blocks
 from sandkeep.lib.blocks import Blocks
 from sandkeep.lib.remote import CodecError, Method, adapter, method, stream, upload
@@ -24,6 +25,9 @@ _BEAT_DEADLINE = 30.0
 _CHUNK_DEADLINE = 60.0
 _UPLOAD_DEADLINE = 3600.0
 """For the answer, once all was sent."""
+_MOVED = frozenset({"archive", "wake", "archive_snapshot", "wake_snapshot", "rehearse"})
+_MOVE_DEADLINE = max(DEADLINES[Phase.ARCHIVING], DEADLINES[Phase.WAKING]) + 60
+"""For these, to and from the object store: the node gives up before."""
 
 
 class RemoteRunner:
@@ -34,7 +38,6 @@ class RemoteRunner:
         self._http = httpx2.AsyncClient(
             transport=httpx2.AsyncHTTPTransport(uds=socket, limits=httpx2.Limits(max_connections=None)),
             base_url="http://runner",
-            timeout=httpx2.Timeout(_CALL_DEADLINE, connect=2.0),
             trust_env=False,
             headers={protocol.HEADER: spoken.header()},
         )
@@ -45,8 +48,11 @@ class RemoteRunner:
         except CodecError as error:
             raise AttributeError(name) from error
 
+        timeout = httpx2.Timeout(_MOVE_DEADLINE if name in _MOVED else _CALL_DEADLINE, connect=2.0)
+
         async def call(*positional: Any, **named: Any) -> Any:
-            return await self._answered(codec, f"/call/{name}", json=codec.encode_arguments(positional, named))
+            asked = codec.encode_arguments(positional, named)
+            return await self._answered(codec, f"/call/{name}", json=asked, timeout=timeout)
 
         setattr(self, name, call)
         return call
