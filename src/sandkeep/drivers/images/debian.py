@@ -35,6 +35,8 @@ _MAKE_USER = (
 )
 _NO_PACKAGES = ("Failed to fetch", "Temporary failure resolving", "Unable to locate package", "Unable to connect")
 _KEPT_LINES = 40
+_PATIENCE = 'Acquire::Retries "5"'
+"""An archive that fails for a moment; what the host says of it counts more."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def command(recipe: str, folder: Path, listed: Path, options: list[str]) -> list
         f"--include={','.join(RECIPES[recipe])}",
         *excludes,
         f"--dpkgopt=path-include={_KEPT}",
-        *(f"--aptopt={option}" for option in options),
+        *(f"--aptopt={option}" for option in (_PATIENCE, *options)),
         *(f"--customize-hook={step}" for step in _MAKE_USER),
         *(sources.RELEASE, str(folder), str(listed)),
     ]
