@@ -28,8 +28,6 @@ from sandkeep.sdk.errors import Conflict, NotFound, SandkeepError
 from support.instance import Instance
 from support.witness import settled_fsck
 
-pytestmark = pytest.mark.long
-
 SETTLED = ("running", "paused", "stopped", "failed")
 REFUSED = {("start", "paused"), ("resume", "stopped"), ("pause", "stopped")}
 AFTER = {"start": "running", "resume": "running", "pause": "paused", "stop": "stopped"}
@@ -181,7 +179,7 @@ def check(client: Client, instance: Instance, runtime: str, *, examples: int, st
 
 
 def test_a_short_walk(client: Client, instance: Instance) -> None:
-    check(client, instance, "runc", examples=2, steps=8)
+    check(client, instance, "runc", examples=1, steps=8)
 
 
 @pytest.mark.long

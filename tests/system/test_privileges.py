@@ -16,8 +16,6 @@ from sandkeep.sdk import Client, Sandbox
 from support.instance import Instance
 from support.witness import machine_pids
 
-pytestmark = pytest.mark.long
-
 SERVER_USER = pwd.getpwnam("sandkeep") if os.geteuid() == 0 else None
 RUNNERS = sum(1 << CAPABILITIES.index(name) for name in RUNNER_CAPABILITIES)
 

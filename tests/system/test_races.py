@@ -12,8 +12,6 @@ from support.history import SETTLED, History, explain, together
 from support.instance import Instance
 from support.witness import settled_fsck
 
-pytestmark = pytest.mark.long
-
 CLIENTS = 8
 VERBS = ["start", "stop", "pause", "resume", "get", "exec", "update"]
 

@@ -74,6 +74,8 @@ class Daemon:
                     old.write(data)
                 log.truncate(0)
             os.replace(self._log + ".1.new", self._log + ".1")
+        except FileNotFoundError:  # it has not begun yet
+            return
         except OSError as error:  # a full disk must not end the keeper
             print(f"the log {self._log} was not rotated: {error}", file=sys.stderr)
 

@@ -80,7 +80,7 @@ MEANING: dict[EventKind, str] = {
     EventKind.SANDBOX_EXPIRED: "Its lifetime ended, and what its persistence says was done.",
     EventKind.SANDBOX_OUT_OF_MEMORY: "Its memory limit was met; the reason names what was killed.",
     EventKind.SANDBOX_EXITED: "Its machine ended by itself, or was gone when the node came back.",
-    EventKind.SANDBOX_MEMORY_LOST: "Its machine ended with memory that was to be kept; the disk was kept.",
+    EventKind.SANDBOX_MEMORY_LOST: "Its machine ended with memory that was to be kept, or with the host; the disk was kept.",
     EventKind.SANDBOX_RESTARTED: "After its machine had ended by itself, it runs again from its disk.",
     EventKind.SANDBOX_CRASH_LOOP: "It failed five times in a row; it is tried again ever more rarely.",
     EventKind.SANDBOX_ROLLED_BACK: "It is back at one of its snapshots; the reason names it.",

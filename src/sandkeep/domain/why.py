@@ -129,7 +129,7 @@ def _next(sandbox: Sandbox) -> list[Next]:
     if status.phase in DEADLINES:
         found.append(
             Next(
-                "it ends by itself; what takes longer than this is settled by the server",
+                "it ends by itself; what takes longer than this is settled by the server, once the node answers",
                 status.since + DEADLINES[status.phase],
             )
         )
@@ -198,6 +198,8 @@ def _can(sandbox: Sandbox) -> list[Remedy]:
                 found.append(Remedy(f"sandkeep stop {name}", "end its machine and keep its disk"))
         case Phase.PAUSED:
             found.append(Remedy(f"sandkeep resume {name}", "go on where it was paused"))
+            if sandbox.status.hold is Hold.DISK:
+                found.append(Remedy(f"sandkeep start {name}", "start it from its disk, where its memory cannot go on"))
             if sandbox.spec.persistence is not Persistence.EPHEMERAL:
                 found.append(Remedy(f"sandkeep stop {name}", "drop its memory and keep its disk"))
         case Phase.STOPPED if sandbox.restarts.next_at is not None:

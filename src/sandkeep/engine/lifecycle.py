@@ -99,11 +99,11 @@ async def stop(parts: Parts, record: Record, entry: Entry) -> Record:
     return stopped.without_condition(ConditionKind.MEMORY_LOST)
 
 
-def ended(record: Record, what: str, now: float) -> Record:
+def ended(record: Record, what: str, now: float, *, said: bool = False) -> Record:
     """Stopped, and nobody had asked for it; `what`: how its machine went. One that was held in memory did not have to
-    run, so that its end is none that anything follows from."""
+    run, so that its end is none that anything follows from. `said`: in a condition, also where no memory was promised."""
     held = record.phase is Phase.PAUSED
-    promised = held or record.spec.persistence is Persistence.FULL
+    promised = said or held or record.spec.persistence is Persistence.FULL
     reason = f"{what}; {'its memory was lost, ' if promised else ''}the disk was kept"
     if promised:
         record = record.with_condition(ConditionKind.MEMORY_LOST, True, reason, now)

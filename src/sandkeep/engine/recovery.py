@@ -231,7 +231,7 @@ async def _machine_lost(parts: Parts, record: Record) -> None:
     else:
         if record.generation and not parts.records.needed(record.generation.id, but=record.id):
             await parts.disks.drop_generation(record.id, record.generation.id)
-        ended = lifecycle.ended(record, what, parts.clock.now())
+        ended = lifecycle.ended(record, what, parts.clock.now(), said=True)
         parts.records.save(await moments.keep(parts, ended, Cause.CRASH))
     parts.feed.tell(FactKind.MACHINE_EXITED, record.id, record.epoch, reason=what, deleted=deleted)
 

@@ -25,9 +25,20 @@ _BEAT_DEADLINE = 30.0
 _CHUNK_DEADLINE = 60.0
 _UPLOAD_DEADLINE = 3600.0
 """For the answer, once all was sent."""
-_MOVED = frozenset({"archive", "wake", "archive_snapshot", "wake_snapshot", "rehearse"})
-_MOVE_DEADLINE = max(DEADLINES[Phase.ARCHIVING], DEADLINES[Phase.WAKING]) + 60
-"""For these, to and from the object store: the node gives up before."""
+_AS_LONG_AS = {
+    "start": Phase.STARTING,
+    "pause": Phase.PAUSING,
+    "resume": Phase.RESUMING,
+    "stop": Phase.STOPPING,
+    "delete": Phase.DELETING,
+    "archive": Phase.ARCHIVING,
+    "archive_snapshot": Phase.ARCHIVING,
+    "wake": Phase.WAKING,
+    "wake_snapshot": Phase.WAKING,
+    "rehearse": Phase.WAKING,
+}
+_GRACE = 30.0
+"""Beyond the deadline of these phases: the node gives up before, unless it is frozen."""
 
 
 class RemoteRunner:
@@ -48,7 +59,8 @@ class RemoteRunner:
         except CodecError as error:
             raise AttributeError(name) from error
 
-        timeout = httpx2.Timeout(_MOVE_DEADLINE if name in _MOVED else _CALL_DEADLINE, connect=2.0)
+        phase = _AS_LONG_AS.get(name)
+        timeout = httpx2.Timeout(DEADLINES[phase] + _GRACE if phase else _CALL_DEADLINE, connect=2.0)
 
         async def call(*positional: Any, **named: Any) -> Any:
             asked = codec.encode_arguments(positional, named)

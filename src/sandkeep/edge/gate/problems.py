@@ -14,7 +14,7 @@ STATUSES: dict[str, tuple[int, str]] = {
     "unauthenticated": (401, "A valid API key is needed"),
     "permission_denied": (403, "This key may not do that"),
     "not_found": (404, "Not found"),
-    "conflict": (409, "Not possible in this phase"),
+    "conflict": (409, "Not possible as things are"),
     "already_exists": (409, "It exists already"),
     "busy": (409, "Another operation is under way"),
     "in_use": (409, "It is still in use"),
