@@ -659,6 +659,36 @@ async def test_the_key_of_a_fork_is_for_one_request(local: LocalPlatform) -> Non
     assert len((await local.http.get("/v1/sandboxes")).json()["items"]) == 3
 
 
+@pytest.mark.parametrize("verb", ["fork", "promote"])
+async def test_a_request_that_is_repeated_goes_on_with_what_it_kept_whatever_the_phase_is_now(
+    local: LocalPlatform, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The first try died after it had kept the memory; its source is stopped by now."""
+    await create(local, name="one", persistence="full")
+    await local.http.post("/v1/sandboxes/one/fork", json={"name": "try"})
+    asked: dict[str, Any] = {"json": {"count": 2, "name": "f"}, "headers": {"Idempotency-Key": "k"}}
+    broken = local.services.sandboxes, "create"
+    if verb == "promote":
+        asked["json"], broken = {"into": "one"}, (local.services.snapshots, "keep_before")
+
+    async def dies(*_: Any, **__: Any) -> None:
+        raise Unavailable("the server died")
+
+    async def kept() -> set[str]:
+        return {one["id"] for one in (await local.http.get("/v1/sandboxes/try/snapshots")).json()["items"]}
+
+    with monkeypatch.context() as dying:
+        dying.setattr(*broken, dies)
+        assert (await local.http.post(f"/v1/sandboxes/try/{verb}", **asked)).status_code == 503
+    assert len(before := await kept()) == 1
+    await local.http.post("/v1/sandboxes/try/stop")
+    done = await local.http.post(f"/v1/sandboxes/try/{verb}", **asked)
+    assert done.status_code in (200, 201), done.text
+    assert await kept() == (before if verb == "fork" else set())
+    again = await local.http.post(f"/v1/sandboxes/try/{verb}", **asked)
+    assert again.json() == done.json()
+
+
 async def test_a_snapshot_that_the_node_has_lost_is_listed_no_more(local: LocalPlatform) -> None:
     await create(local, name="one")
     url = "/v1/sandboxes/one/snapshots"

@@ -51,7 +51,8 @@ class Forks:
         spec = replace(source.spec, labels=labels)
         once = key and f"fork/{hashlib.sha256(key.encode()).hexdigest()}"
         if snapshot is None:
-            origin = await self.keep(source, kind, once, "for a fork")
+            asked = json.dumps([source.id, kind, count, name])
+            origin = await self.keep(source, kind, once, "for a fork", asked)
         else:
             origin = await self._snapshots.get(project_id, source.id, snapshot)
             refuse_archived(source, origin)
@@ -108,11 +109,14 @@ class Forks:
         asked = json.dumps([name, asdict(spec), origin.id], sort_keys=True)
         return await self._sandboxes.create(project_id, name, spec, key, caller, fork=Fork(origin.id, False, asked))
 
-    async def keep(self, source: Sandbox, kind: SnapshotKind | None, key: str | None, reason: str) -> Snapshot:
-        """The moment that others are to go on from, with memory if there is some and the runtime can."""
-        why: dict[str, Any] = {"reason": reason, "cause": Cause.FORK, "key": key}
+    async def keep(
+        self, source: Sandbox, kind: SnapshotKind | None, key: str | None, reason: str, asked: str
+    ) -> Snapshot:
+        """The moment that others are to go on from, with memory if there is some and the runtime can. `key`, `asked`: see
+        `Snapshots.create`."""
+        why: dict[str, Any] = {"reason": reason, "cause": Cause.FORK, "key": key, "asked": asked}
         if kind is None and source.status.phase not in (Phase.STOPPED, Phase.FAILED):
-            with suppress(Unsupported):
+            with suppress(Conflict, Unsupported):  # also when it was stopped meanwhile
                 full = SnapshotKind.FULL
                 return await self._snapshots.create(source.project_id, source.id, kind=full, **why)
         kind = kind or SnapshotKind.DISK

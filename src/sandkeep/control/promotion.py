@@ -52,7 +52,7 @@ class Promotion:
         _check(winner, parent)
         called = winner.name or winner.id
         moment = await self._forks.keep(
-            winner, kind, once and f"{once}/moment", f"for its promotion into {parent.name or parent.id}"
+            winner, kind, once and f"{once}/moment", f"for its promotion into {parent.name or parent.id}", fingerprint
         )
         memory = moment.kind is SnapshotKind.FULL
         if memory and parent.spec.limits.memory < winner.spec.limits.memory:
@@ -62,7 +62,7 @@ class Promotion:
                 hint="give the parent as much (sandkeep update), or promote the disk alone: --kind disk",
             )
         before = f"before {called} was promoted"
-        await self._snapshots.keep_before(parent, memory, before, Cause.PROMOTE, once and f"{once}/before")
+        await self._snapshots.keep_before(parent, memory, before, Cause.PROMOTE, once and f"{once}/before", fingerprint)
         adopted = await self._snapshots.create(
             project_id,
             parent.id,
@@ -71,6 +71,7 @@ class Promotion:
             cause=Cause.PROMOTE,
             key=once and f"{once}/adopted",
             of=moment,
+            asked=fingerprint,
         )
         ran = await self._ran(project_id, parent.id, once and f"{once}/ran", fingerprint)
         done = await self._snapshots.rollback(project_id, parent.id, adopted.id, kind=None, keep_before=False)

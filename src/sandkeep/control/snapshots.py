@@ -90,11 +90,14 @@ class Snapshots:
         key: str | None = None,
         commit: bool = False,
         of: Snapshot | None = None,
+        asked: str | None = None,
     ) -> Snapshot:
         """Of a sandbox in any settled phase; what runs runs on. `key`: the idempotency key; `commit`: the next sessions of it
-        start from there; `of`: another sandbox's, which becomes one of this one, too."""
+        start from there; `of`: another sandbox's, which becomes one of this one, too. `asked`: the request that the key belongs
+        to, where its kind follows from the phase: what was kept for it at the first try counts, whatever the phase is now."""
         check(name, tags)
-        fingerprint = hashlib.sha256(json.dumps([reference, kind, name, tags, commit]).encode()).hexdigest()
+        whole = asked or json.dumps([reference, kind, name, tags, commit])
+        fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         async with self.turn(project_id, reference) as sandbox:
             async with self._events.change() as ledger:
                 if key and (before := await made_before(ledger.transaction, project_id, key, fingerprint)):
@@ -226,15 +229,21 @@ class Snapshots:
         )
 
     async def keep_before(
-        self, sandbox: Sandbox, memory: bool, reason: str, cause: Cause, key: str | None = None
+        self,
+        sandbox: Sandbox,
+        memory: bool,
+        reason: str,
+        cause: Cause,
+        key: str | None = None,
+        asked: str | None = None,
     ) -> Snapshot:
-        """`memory`: too, if there is some that can be kept; the disk in any case. `key`: see `create`."""
-        why: dict[str, Any] = {"cause": cause, "key": key}
+        """`memory`: too, if there is some that can be kept; the disk in any case. `key`, `asked`: see `create`."""
+        why: dict[str, Any] = {"cause": cause, "key": key, "asked": asked}
         if memory and sandbox.status.phase in (Phase.RUNNING, Phase.PAUSED):
             try:
                 full = SnapshotKind.FULL
                 return await self.create(sandbox.project_id, sandbox.id, kind=full, reason=reason, **why)
-            except (PauseFailed, Unsupported, NoCapacity) as error:
+            except (Conflict, PauseFailed, Unsupported, NoCapacity) as error:
                 reason += f" (without its memory: {error.message})"
         return await self.create(sandbox.project_id, sandbox.id, reason=reason, **why)
 
