@@ -8,8 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from sandkeep.domain.browse import ChangeKind
 from sandkeep.domain.errors import Conflict, InvalidArgument, NoCapacity, NotFound
 from sandkeep.domain.ids import IdKind, new_id
+from sandkeep.engine.difference import Comparison
 from support.disks import HOLES, MB, TEMPLATE_BYTES, Bench, bench, fill, fill_root
 
 pytestmark = pytest.mark.anyio
@@ -524,6 +526,30 @@ async def test_what_was_touched_is_told_or_cannot_be(on: Bench) -> None:
             await on.disks.touched((source, before), gone)
         with pytest.raises(NotFound):
             await on.disks.touched(gone, (source, before))
+
+
+async def test_a_path_that_is_too_long_for_the_file_system_keeps_no_comparison_back(on: Bench) -> None:
+    """Any guest can make one; then nothing is told, and both trees are walked."""
+    if on.kind != "btrfs":
+        pytest.skip("it copies by whole paths")
+    source = await on.sandbox()
+    before = await kept(on, source)
+    folder = os.open(on.disks.path(source), os.O_RDONLY)
+    for _ in range(60):
+        os.mkdir("d" * 100, dir_fd=folder)
+        folder, above = os.open("d" * 100, os.O_RDONLY, dir_fd=folder), folder
+        os.close(above)
+    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    (on.disks.path(source) / "beside").write_text("new")
+    after = await kept(on, source)
+    assert await on.disks.touched((source, before), (source, after)) is None
+    seen: list[bytes] = []
+    roots = on.disks.generation_path(source, before), on.disks.generation_path(source, after)
+    found = Comparison(*roots, 1000, lambda: None, seen.append)
+    found.run(None)
+    assert found.counts[ChangeKind.ADDED] == 62
+    assert (b"beside" in seen, max(map(len, seen)) > 4096) == (True, True)
 
 
 async def test_a_comparison_never_keeps_what_is_dropped(on: Bench) -> None:

@@ -23,7 +23,7 @@ _POINT = PointName(or_now=True)
 @click.option("--files", "only", flag_value="files", help="Files alone.")
 @click.option("--packages", "only", flag_value="packages", help="Packages alone: dpkg, pip, npm.")
 @click.option(
-    "--limit", metavar="N", type=click.IntRange(0, 100_000), default=10_000, help="Files at most (default: 10,000)."
+    "--limit", metavar="N", type=click.IntRange(1, 100_000), default=10_000, help="Files at most (default: 10,000)."
 )
 @pass_session
 def diff(session: Session, before: Point, after: Point | None, only: str | None, limit: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,11 +36,12 @@ def export(session: Session, ref: str, output: str, key_file: str | None) -> Non
 
     if output == "-" and session.as_json:
         raise click.UsageError("--json and --output - both want standard output")
+    target = _target(output)
     sandbox, key = session.sandbox(ref), fresh_file_key()
     written = _write_key(key_file, key)
     try:
         with _ends_by_signal(), Progress(session, "exporting", None) as progress:
-            sandbox.export(_target(output), key=key, progress=progress.add)
+            sandbox.export(target, key=key, progress=progress.add)
     except BaseException:
         if written:
             written.unlink(missing_ok=True)  # it opens nothing
@@ -99,6 +101,11 @@ def _ends_by_signal() -> Iterator[None]:
 
 def _target(output: str) -> str | IO[bytes]:
     if output != "-":
+        if os.path.isdir(output):
+            raise click.UsageError(f"--output {output}: it is a folder; name the file")
+        folder = os.path.dirname(output) or "."
+        if not os.path.isdir(folder):
+            raise click.UsageError(f"--output {output}: there is no folder {folder}")
         return output
     if sys.stdout.isatty():
         raise click.UsageError("this is no file for a terminal: --output FILE, or pass it on")
@@ -114,6 +121,9 @@ def _source(file: str) -> Iterator[IO[bytes]]:
         fd = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise click.UsageError(f"{file}: {error.strerror}") from error
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise click.UsageError(f"{file}: it is a folder")
     with os.fdopen(fd, "rb") as opened:
         yield opened
 
@@ -137,7 +147,10 @@ def _read_key(path: str | None, file: str) -> str:
     if path is not None:
         try:
             with open(path) as opened:
-                return opened.read(_KEY_SIZE).strip()
+                key = opened.read(_KEY_SIZE).strip()
+            if not key.isprintable():
+                raise click.UsageError(f"--key-file {path}: that is no key")
+            return key
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--key-file {path}: {getattr(error, 'strerror', 'it is no text')}") from error
     if found := os.environ.get(VARIABLE):

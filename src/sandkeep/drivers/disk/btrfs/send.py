@@ -35,8 +35,9 @@ class Sends:
         self._running: dict[Path, list[_Send]] = {}
         self._leaving: set[Path] = set()
 
-    def touched(self, before: Path, after: Path) -> Touched:
-        """Blocks. Raises NotFound when one of the two is gone, or goes meanwhile; TooLarge."""
+    def touched(self, before: Path, after: Path) -> Touched | None:
+        """Blocks. None: a path is too long for the file system to say. Raises NotFound when one of the two is gone, or goes
+        meanwhile; TooLarge."""
         send = _Send(before, after)
         with self._ending:
             if {before, after} & self._leaving:
@@ -74,7 +75,7 @@ class _Send:
         self.interrupted = False
         self._failure: OSError | None = None
 
-    def run(self) -> Touched:
+    def run(self) -> Touched | None:
         paths, trouble = TouchedPaths(), None
         try:
             parent = ioctl.subvolume_id(self._before)
@@ -96,6 +97,8 @@ class _Send:
         if self.interrupted:
             raise _gone()
         if self._failure is not None and trouble is None:
+            if self._failure.errno == errno.ENAMETOOLONG:
+                return None
             raise self._failed(self._failure) from self._failure
         try:
             if trouble:
