@@ -490,6 +490,51 @@ async def kept(on: Bench, sandbox: str) -> str:
     return generation
 
 
+async def test_inodes_since_a_mark_are_told_or_cannot_be(on: Bench) -> None:
+    """Whatever became of them; through clones of that very moment, and of no other."""
+    sandbox, before, aside = await on.sandbox(), new_id(IdKind.GENERATION), new_id(IdKind.GENERATION)
+    root = on.disks.path(sandbox)
+    names = ("still", "written", "mode", "noted", "renamed", "linked", "gone", "cut")
+    for name in (*names, "folder/moved-with-it"):
+        (root / "folder").mkdir(exist_ok=True)
+        (root / name).write_text(f"of {name}")
+    await on.disks.snapshot(sandbox, before)
+    mark = new_id(IdKind.GENERATION)
+    moment = await on.disks.mark(sandbox, mark)
+    if on.kind != "btrfs":
+        assert moment is None
+        assert await on.disks.inodes_since(sandbox, mark, 1) is None
+        return
+    assert moment is not None
+    inodes = {name: (root / name).stat().st_ino for name in names}
+    below = (root / "folder/moved-with-it").stat().st_ino
+    assert await on.disks.inodes_since(sandbox, mark, moment) == frozenset()
+    (root / "written").write_text("of another")
+    (root / "mode").chmod(0o600)
+    os.setxattr(root / "noted", "user.note", b"more")
+    (root / "renamed").rename(root / "elsewhere")
+    os.link(root / "linked", root / "again")
+    (root / "gone").unlink()
+    os.truncate(root / "cut", 3)
+    (root / "folder").rename(root / "other-folder")
+    (root / "fresh").touch()
+    for _ in range(2):
+        found = await on.again().inodes_since(sandbox, mark, moment)
+        assert found is not None
+        changed = {inodes[name] for name in names if name not in ("still", "gone")}
+        assert changed | {(root / "fresh").stat().st_ino} <= found
+        assert not {inodes["still"], below} & found
+        await on.disks.snapshot(sandbox, aside)
+        await on.disks.restore(sandbox, aside)
+    assert await on.disks.inodes_since(sandbox, new_id(IdKind.GENERATION), moment) is None
+    await on.disks.restore(sandbox, before)
+    assert await on.disks.inodes_since(sandbox, mark, moment) is None, "it is older than the mark"
+    with pytest.raises(NotFound):
+        await on.disks.inodes_since(new_id(IdKind.SANDBOX), mark, moment)
+    with pytest.raises(NotFound):
+        await on.disks.mark(new_id(IdKind.SANDBOX), mark)
+
+
 async def test_what_was_touched_is_told_or_cannot_be(on: Bench) -> None:
     """A driver that tells names every path that differs, of a sandbox's own moments and of those of a fork."""
     source, fork = await on.sandbox(), new_id(IdKind.SANDBOX)

@@ -221,6 +221,18 @@ class Disks(Protocol):
         driver cannot tell, so walk both. Raises NotFound, also when one is dropped meanwhile, which never waits for this."""
         ...
 
+    async def mark(self, sandbox_id: str, name: str) -> int | None:
+        """Note on the disk, which nobody uses, that it is at the moment `name`; an older note goes. Every generation and
+        clone that is made of it from now on has the note, too; no guest can make one. Durable. Returns what `inodes_since` asks
+        for. None: the driver cannot tell what comes after."""
+        ...
+
+    async def inodes_since(self, sandbox_id: str, name: str, moment: int) -> frozenset[int] | None:
+        """Of the disk, which nobody uses: inodes that may be otherwise than at that moment, or that were not there. A file whose
+        inode is none of these has the content, the attributes and the owner that it had; no number is ever given twice. None: it
+        is not the continuation of a disk with this note, or the driver cannot tell. Raises NotFound."""
+        ...
+
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         """Where the memory files of a generation live (in the pool, root:0700, outside every disk). `snapshot` makes
         the folder or finds it made; `drop_generation` removes it with its files."""

@@ -261,6 +261,12 @@ class DirectoryDisks:
             await self.check_generation(*one)
         return None
 
+    async def mark(self, sandbox_id: str, name: str) -> int | None:
+        return None
+
+    async def inodes_since(self, sandbox_id: str, name: str, moment: int) -> frozenset[int] | None:
+        return None
+
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._layout.memory(sandbox_id, generation_id)
 

@@ -29,6 +29,7 @@ PARTIAL = ".new"
 FICLONE = 0x40049409  # linux/fs.h
 LIMIT_NOTE = "trusted.sandkeep.limit"
 _ORIGIN_NOTE = "trusted.sandkeep.template"
+_MARK_NOTE = "trusted.sandkeep.mark"
 
 
 def share_files(source: Path, target: Path) -> None:
@@ -203,6 +204,24 @@ def survey(layout: Layout) -> Survey:
         partials += [fresh for fresh in (path / (DISK + PARTIAL),) if _is_folder(fresh)]
     names = tuple(sorted(str(path.relative_to(layout.pool)) for path in strangers))
     return Survey(PoolContents(frozenset(templates), disks, generations, names), tuple(partials), tuple(folders))
+
+
+def note_mark(disk: Path, name: str) -> bool:
+    """On the root of the disk itself, so that it goes with every clone; False: it cannot be kept. Of the trusted names a guest
+    can set none. Raises FileNotFoundError."""
+    try:
+        os.setxattr(disk, _MARK_NOTE, name.encode(), follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def mark_of(disk: Path) -> str | None:
+    """Raises FileNotFoundError."""
+    os.lstat(disk)
+    return _note(disk, _MARK_NOTE)
 
 
 def _note(folder: Path, name: str) -> str | None:

@@ -23,7 +23,17 @@ from sandkeep.drivers.disk.btrfs import history, ioctl
 from sandkeep.drivers.disk.btrfs.groups import Groups, recorded
 from sandkeep.drivers.disk.btrfs.pool import Pool, PoolSettings
 from sandkeep.drivers.disk.btrfs.send import Sends
-from sandkeep.drivers.disk.layout import DISK, GENERATIONS, PARTIAL, Layout, Survey, share_files, survey
+from sandkeep.drivers.disk.layout import (
+    DISK,
+    GENERATIONS,
+    PARTIAL,
+    Layout,
+    Survey,
+    mark_of,
+    note_mark,
+    share_files,
+    survey,
+)
 from sandkeep.drivers.disk.tree import tree_size
 
 T = TypeVar("T")
@@ -163,6 +173,12 @@ class BtrfsDisks:
 
     async def touched(self, before: tuple[str, str], after: tuple[str, str]) -> Touched | None:
         return await self._run(self._touched, before, after)
+
+    async def mark(self, sandbox_id: str, name: str) -> int | None:
+        return await self._run(self._mark, sandbox_id, name)
+
+    async def inodes_since(self, sandbox_id: str, name: str, moment: int) -> frozenset[int] | None:
+        return await self._run(self._inodes_since, sandbox_id, name, moment)
 
     def memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         return self._layout.memory(sandbox_id, generation_id)
@@ -423,6 +439,23 @@ class BtrfsDisks:
         if before[0] != after[0] and (len(origins) > 1 or None in origins):
             return None
         return self._sends.touched(self._layout.generation_disk(*before), self._layout.generation_disk(*after))
+
+    def _mark(self, sandbox_id: str, name: str) -> int | None:
+        """None when its limit leaves no room for the note."""
+        disk = self._layout.disk(sandbox_id)
+        with _source(f"disk of {sandbox_id}"):
+            if not note_mark(disk, name):
+                return None
+            ioctl.sync(self.pool.folder)  # what is changed from now on is changed in a later transaction
+            return ioctl.root_times(disk).generation
+
+    def _inodes_since(self, sandbox_id: str, name: str, moment: int) -> frozenset[int] | None:
+        disk = self._layout.disk(sandbox_id)
+        with _source(f"disk of {sandbox_id}"):
+            if mark_of(disk) != name:
+                return None
+            ioctl.sync(self.pool.folder)  # what is not written yet is in no tree
+            return history.inodes_since(disk, moment)
 
     def _make_memory_folder(self, sandbox_id: str, generation_id: str) -> Path:
         with _source(f"disk of {sandbox_id}"):

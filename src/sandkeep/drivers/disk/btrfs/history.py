@@ -13,6 +13,7 @@ from pathlib import Path
 from sandkeep.contracts.disks import GenerationSize, GenerationSizes
 from sandkeep.drivers.disk.btrfs import ioctl
 
+_INODE_ITEM, _EXTENT_DATA = 1, 108  # linux/btrfs_tree.h
 _STEP = 128
 """Extents between two breaths: what measures is nobody's hurry."""
 
@@ -26,6 +27,22 @@ def changed(disk: Path, kept: Path) -> bool:
     if now.parent == then.uuid and now.generation <= now.made:
         return False
     return any(True for _ in ioctl.items_since(disk, then.made))
+
+
+def inodes_since(disk: Path, moment: int) -> frozenset[int]:
+    """Those that were made or changed after this transaction: each inode has the number of that which last wrote it, whether its
+    content changed, its attributes, or one of its names. The file system is synced."""
+    found: set[int] = set()
+    for item in ioctl.items_since(disk, moment):
+        if item.kind == _INODE_ITEM:
+            (written,) = struct.unpack_from("=8xQ", item.data)
+        elif item.kind == _EXTENT_DATA:
+            (written,) = struct.unpack_from("=Q", item.data)
+        else:
+            continue
+        if written > moment:
+            found.add(item.objectid)
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ class _Extent:
     size: int
 
 
-_EXTENT_DATA, _INLINE = 108, 0
+_INLINE = 0
 _HEAD = 21
 """Bytes of struct btrfs_file_extent_item before its address, or the data of an inline one."""
 
