@@ -55,6 +55,8 @@ def tree(root: Path) -> dict[bytes, tuple[object, ...]]:
     """All that is worth keeping of it, by path."""
     found, names = {}, dict[tuple[int, int], bytes]()
     for at, folders, files in os.walk(os.fsencode(root)):
+        folders.sort()
+        files.sort()
         for name in [b".", *folders, *files] if at == os.fsencode(root) else [*folders, *files]:
             path = os.path.join(at, name)
             seen = os.lstat(path)

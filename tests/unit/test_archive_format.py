@@ -48,7 +48,7 @@ class Store:
         root.mkdir(exist_ok=True)
         opened = [os.open(path, os.O_RDONLY) for path in (root, memory) if path]
         try:
-            return Unpacker(key, manifest, self.fetch).unpack(opened[0], opened[1] if memory else None)
+            return Unpacker(key, manifest, self.fetch).unpack(opened[0], opened[1] if memory else None)[0]
         finally:
             for fd in opened:
                 os.close(fd)

@@ -13,11 +13,12 @@ from sandkeep.domain.quantities import format_size
 from sandkeep.domain.sandbox import ConditionKind, Hold, Persistence, Phase
 from sandkeep.engine import hibernation
 from sandkeep.engine.admission import admit_disk
+from sandkeep.engine.archive.vault import Since, Unpacked
 from sandkeep.engine.archive.worker import Folders
 from sandkeep.engine.archived_snapshots import chain_of, opened, prune
 from sandkeep.engine.journal import Entry
 from sandkeep.engine.parts import Parts
-from sandkeep.engine.records import Archived, Record
+from sandkeep.engine.records import Archived, Record, Woken
 from sandkeep.engine.saving import verify
 from sandkeep.engine.undo import Undos
 from sandkeep.telemetry.log import log
@@ -62,6 +63,7 @@ async def archive(parts: Parts, record: Record, entry: Entry) -> Record:
         described,
         asdict(record.sandbox),
         parts.clock.now(),
+        await _since(parts, record),
     )
     archived = Archived(chain.key, chain.sequence, chain.hash, body.size, parts.clock.now(), kept)
     with suppress(SandkeepError):  # the next one removes it then
@@ -110,7 +112,7 @@ async def wake(parts: Parts, record: Record, entry: Entry, undos: Undos, disk_on
         undos.push("generation", lambda: parts.disks.drop_generation(record.id, generation))
         memory = await parts.disks.make_memory_folder(record.id, generation)
     try:
-        left_out = await parts.vault.unpack(
+        unpacked = await parts.vault.unpack(
             record.id, record.sandbox.project_id, chain_of(record.archive), Folders(fresh, memory)
         )
     except Conflict as error:
@@ -120,12 +122,13 @@ async def wake(parts: Parts, record: Record, entry: Entry, undos: Undos, disk_on
         raise
     entry.step("archive.finish")
     await parts.disks.finish_disk(record.id)
+    record = await _marked(parts, record, unpacked)
     if kept:
         await parts.disks.snapshot(record.id, generation)
     await parts.disks.sync()
-    said = f"; {left_out} devices were left out" if left_out else ""
+    said = f"; {unpacked.left_out} devices were left out" if unpacked.left_out else ""
     if not kept:
-        dropped = "; its memory was left aside" if record.archive.memory else ""
+        dropped = "; its memory was left aside" if record.archive and record.archive.memory else ""
         reason = f"woken from its archive{dropped}{said}"
         record = record.without_condition(ConditionKind.MEMORY_LOST)
         return replace(record, phase=Phase.STOPPED, hold=None, generation=None, exited=0, reason=reason)
@@ -137,6 +140,29 @@ async def wake(parts: Parts, record: Record, entry: Entry, undos: Undos, disk_on
         exited=0,
         reason=f"woken from its archive, with its memory{said}",
     )
+
+
+async def _marked(parts: Parts, record: Record, unpacked: Unpacked) -> Record:
+    """So that the next archive reads what was changed by then, where the disk driver can tell."""
+    assert record.archive is not None
+    woken = None
+    if unpacked.first is not None and unpacked.stored:
+        mark = new_id(
+            IdKind.GENERATION
+        )  # of this disk and what is cloned of it; any other, of an older wake, is another moment
+        moment = await parts.disks.mark(record.id, mark)
+        woken = None if moment is None else Woken(mark, moment, unpacked.first, unpacked.stored)
+    return replace(record, archive=replace(record.archive, woken=woken))
+
+
+async def _since(parts: Parts, record: Record) -> Since | None:
+    """None: everything is to be read. So it is after a rollback to a moment before the wake: that disk has no such mark."""
+    assert record.archive is not None
+    woken = record.archive.woken
+    if woken is None:
+        return None
+    touched = await parts.disks.inodes_since(record.id, woken.mark, woken.moment)
+    return None if touched is None else Since(woken.first, woken.stored, touched)
 
 
 def _check_possible(record: Record) -> None:

@@ -275,7 +275,7 @@ class Porter:
 
         with _refusing():
             try:
-                left_out = await self._worker.unpack(
+                left_out, _ = await self._worker.unpack(
                     folders, opened.manifest, opened.key, signing(opened.key), get, strange=True
                 )
             except NoCapacity as error:

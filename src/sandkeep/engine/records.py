@@ -63,9 +63,20 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Woken:
+    """How a disk that was unpacked can be compared with its archive: the note on it, and its number (contracts.disks.mark);
+    first, stored: as archive.vault.Unpacked has them."""
+
+    mark: str
+    moment: int
+    first: int
+    stored: str
+
+
+@dataclass(frozen=True)
 class Archived:
     """What the node must know of a sandbox's archive: its data key, wrapped; of the newest manifest that was verified, number and
-    hash (0 and '' before there is one), bytes of content, and the memory in it."""
+    hash (0 and '' before there is one), bytes of content, and the memory in it. woken: of the disk that was unpacked from it."""
 
     key: str = field(repr=False)
     sequence: int = 0
@@ -73,6 +84,7 @@ class Archived:
     size: int = 0
     at: float = 0.0
     memory: Generation | None = None
+    woken: Woken | None = None
 
 
 @dataclass(frozen=True)
@@ -239,8 +251,9 @@ def _record_from_json(data: dict[str, Any]) -> Record:
 
 
 def _archived_from_json(data: dict[str, Any]) -> Archived:
-    memory = data["memory"]
-    return Archived(**{**data, "memory": Generation(**memory) if memory else None})
+    memory, woken = data["memory"], data.get("woken")
+    shown = {"memory": Generation(**memory) if memory else None, "woken": Woken(**woken) if woken else None}
+    return Archived(**{**data, **shown})
 
 
 def _kept_from_json(data: dict[str, Any]) -> Kept:

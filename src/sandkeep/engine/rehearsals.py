@@ -39,7 +39,7 @@ class Rehearsals:
                 folders = await run_sync(_folders, await parts.disks.begin_template(scratch))
                 await parts.vault.rehearse(record.id, record.sandbox.project_id, chain, folders)
             except Conflict as error:
-                if self._archived(record.id, snapshot_id) != archived:
+                if self._archived(record.id, snapshot_id).hash != archived.hash:
                     raise Conflict("it was archived again or deleted meanwhile", hint="try it again") from error
                 intact, reason = False, error.message
             finally:

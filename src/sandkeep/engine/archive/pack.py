@@ -29,6 +29,7 @@ from sandkeep.engine.archive.format import (
     kind_of,
     write_entry,
 )
+from sandkeep.engine.archive.former import Former
 from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import DataKey
 
@@ -48,9 +49,20 @@ class UnpackableError(Exception):
 
 
 class Packer:
-    """One archive. `known`: pieces that the store has already: these are not sealed again."""
+    """One archive. `known`: pieces that the store has already: these are not sealed again. `former`: what the disk still has of
+    an archive before: this is not read again."""
 
-    def __init__(self, key: DataKey, known: Container[bytes], put: Put, hands: Hands | None = None) -> None:
+    def __init__(
+        self,
+        key: DataKey,
+        known: Container[bytes],
+        put: Put,
+        hands: Hands | None = None,
+        former: Former | None = None,
+    ) -> None:
+        self._former = former
+        self._again: dict[int, int] = {}
+        """Tickets of pieces that small files share, by their numbers in the former table."""
         self._hands = hands or Hands(0)
         self._key = key
         self._known = known
@@ -73,6 +85,10 @@ class Packer:
     def pack(self, root: int, memory: int | None) -> Body:
         """root, memory: open folders, in which nobody writes meanwhile. Raises UnpackableError, OSError."""
         entries = 0
+        if self._former:
+            self._former.begin(os.fstat(root))
+            for _, _, _, seen in _visited(root):
+                self._former.see(seen)
         for entry in self._walk(root):
             entries += 1
             if entries > MOST_ENTRIES:
@@ -89,39 +105,20 @@ class Packer:
     # -- the tree
 
     def _walk(self, root: int) -> Iterator[Entry]:
-        """In the order of names, each folder before what it holds. One folder is open at a time, so depth costs nothing."""
+        """In the order of names, each folder before what it holds."""
         first: dict[tuple[int, int], int] = {}
-        number = 0
-        here = os.open(".", _PLAIN | os.O_DIRECTORY, dir_fd=root)
-        try:
-            yield self._entry(here, ".", 0, b"", os.fstat(here))
-            waiting = [(0, _names(here))]
-            while waiting:
-                parent, names = waiting[-1]
-                if not names:
-                    waiting.pop()
-                    if waiting:
-                        here = _moved(here, "..")
+        for number, (here, parent, name, found) in enumerate(_visited(root)):
+            plain = os.fsencode(name) if number else b""
+            if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
+                same = first.setdefault((found.st_dev, found.st_ino), number)
+                if same != number:
+                    yield self._keep(Entry(parent, plain, "h", same=same))
                     continue
-                name = names.pop()
-                found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                number += 1
-                plain = os.fsencode(name)
-                if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
-                    same = first.setdefault((found.st_dev, found.st_ino), number)
-                    if same != number:
-                        yield self._keep(Entry(parent, plain, "h", same=same))
-                        continue
-                yield self._entry(here, name, parent, plain, found)
-                if stat.S_ISDIR(found.st_mode):
-                    if len(waiting) >= DEEPEST:
-                        raise UnpackableError(f"there are folders more than {DEEPEST} deep on the disk")
-                    here = _moved(here, name)
-                    waiting.append((number, _names(here)))
-        finally:
-            os.close(here)
+            yield self._entry(here, name, parent, plain, found)
 
     def _entry(self, folder: int, name: str, parent: int, plain: bytes, found: os.stat_result) -> Entry:
+        if self._former and (former := self._former.entry(found)):
+            return self._unread(replace(former, parent=parent, name=plain), self._former.content)
         kind = kind_of(found.st_mode)
         entry = Entry(
             parent,
@@ -161,6 +158,18 @@ class Packer:
             self._end_shared()
         return placed
 
+    def _unread(self, entry: Entry, content: tuple[bytes, ...]) -> Entry:
+        """Its pieces are those that it had, in this table."""
+        self._size += entry.size
+        if entry.pieces:
+            entry = replace(entry, pieces=tuple((place, self._ready(content[piece])) for place, piece in entry.pieces))
+        elif entry.at:
+            piece, start = entry.at
+            if piece not in self._again:
+                self._again[piece] = self._ready(content[piece])
+            entry = replace(entry, at=(self._again[piece], start))
+        return self._keep(entry)
+
     def _keep(self, entry: Entry) -> Entry:
         """After those that wait."""
         if len(self._waiting) >= _MOST_WAITING:
@@ -174,7 +183,8 @@ class Packer:
             return
         ticket = self._piece(bytes(self._shared))
         for entry in self._waiting:
-            self._write(replace(entry, at=(ticket, entry.at[1])) if entry.at else entry)
+            mine = entry.at is not None and entry.at[0] < 0
+            self._write(replace(entry, at=(ticket, entry.at[1])) if mine and entry.at else entry)
         self._waiting.clear()
         self._shared.clear()
 
@@ -199,6 +209,15 @@ class Packer:
         """Its ticket."""
         ticket = len(self._settled) + len(self._under_way)
         self._under_way.append(self._hands.begin(self._sealed_piece, data))
+        self._settle(self._hands.room)
+        return ticket
+
+    def _ready(self, name: bytes) -> int:
+        """As `_piece`, for one that the store has."""
+        ticket = len(self._settled) + len(self._under_way)
+        done: Future[tuple[bytes, bytes | None]] = Future()
+        done.set_result((name, None))
+        self._under_way.append(done)
         self._settle(self._hands.room)
         return ticket
 
@@ -230,7 +249,7 @@ class Packer:
         """After those before it, when its pieces are settled."""
         if entry.at and entry.at[0] < 0:
             return  # it is written with its piece
-        last = entry.pieces[-1][1] if entry.pieces else entry.at[0] if entry.at else -1
+        last = entry.at[0] if entry.at else max((ticket for _, ticket in entry.pieces), default=-1)
         self._unwritten.append((last, entry))
         if len(self._unwritten) > _MOST_WAITING:
             self._settle(0)
@@ -267,6 +286,34 @@ class Packer:
                 yield MemoryFile(name, size, tuple(self._pieces(file, size)))
             finally:
                 os.close(file)
+
+
+def _visited(root: int) -> Iterator[tuple[int, int, str, os.stat_result]]:
+    """Every name, from the root on: the open folder that it is in, the number of that folder, and what it is. One folder is open
+    at a time, so depth costs nothing."""
+    number = 0
+    here = os.open(".", _PLAIN | os.O_DIRECTORY, dir_fd=root)
+    try:
+        yield here, 0, ".", os.fstat(here)
+        waiting = [(0, _names(here))]
+        while waiting:
+            parent, names = waiting[-1]
+            if not names:
+                waiting.pop()
+                if waiting:
+                    here = _moved(here, "..")
+                continue
+            name = names.pop()
+            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+            number += 1
+            yield here, parent, name, found
+            if stat.S_ISDIR(found.st_mode):
+                if len(waiting) >= DEEPEST:
+                    raise UnpackableError(f"there are folders more than {DEEPEST} deep on the disk")
+                here = _moved(here, name)
+                waiting.append((number, _names(here)))
+    finally:
+        os.close(here)
 
 
 def _names(folder: int) -> list[str]:

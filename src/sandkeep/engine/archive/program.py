@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from sandkeep.engine.archive import carry, frames
-from sandkeep.engine.archive.format import body_to_json, read_manifest
+from sandkeep.engine.archive.format import PIECE, body_to_json, read_entries, read_manifest
+from sandkeep.engine.archive.former import MOST_ENTRIES, Former
 from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import NAME, DamagedError, DataKey
 from sandkeep.engine.archive.pack import Packer, UnpackableError
@@ -86,9 +87,9 @@ def _do(
     if do == "pour":
         return carry.pour(bytes.fromhex(task["key"]), opened, writer, hands)
     if do == "pack":
-        known = bytes.fromhex(task["known"])
-        names = {known[at : at + NAME] for at in range(0, len(known), NAME)}
-        packer = Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name, sealed), hands)
+        names = _names(task["known"])
+        former = _former(task, key, names, reader, writer) if "former" in task else None
+        packer = Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name, sealed), hands, former)
         return body_to_json(packer.pack(opened["disk"], memory))
     kind, manifest = frames.receive(reader)
     assert kind == frames.MANIFEST
@@ -97,11 +98,34 @@ def _do(
         return carry.look(believed)
     unpacker = Unpacker(key, believed, lambda names: _fetch(names, reader, writer), hands)
     if do == "verify":
-        unpacker.verify()
+        unpacker.verify(_names(task["sure"]))
         return {}
     os.umask(0)
-    make = unpacker.rehearse if do == "rehearse" else unpacker.unpack
-    return {"left_out": make(opened["disk"], memory)}
+    if do == "rehearse":
+        return {"left_out": unpacker.rehearse(opened["disk"], memory)}
+    left_out, first = unpacker.unpack(opened["disk"], memory)
+    return {"left_out": left_out, "first": first}
+
+
+def _former(task: dict[str, Any], key: DataKey, known: set[bytes], reader: BinaryIO, writer: BinaryIO) -> Former | None:
+    """None: what came is not it, or too large: then all is read."""
+    kind, manifest = frames.receive(reader)
+    assert kind == frames.MANIFEST
+    try:
+        body = read_manifest(manifest, key, bytes.fromhex(task["signing"])).body
+        if body.entries > MOST_ENTRIES:
+            return None
+        sealed = list(_fetch(body.index, reader, writer))
+        pieces = (key.open(b"index", *piece, PIECE) for piece in zip(body.index, sealed, strict=True))
+        entries = read_entries(pieces, body.entries, len(body.content))
+        return Former(entries, body.content, task["former"]["first"], set(task["former"]["touched"]), known)
+    except DamagedError:
+        return None
+
+
+def _names(text: str) -> set[bytes]:
+    joined = bytes.fromhex(text)
+    return {joined[at : at + NAME] for at in range(0, len(joined), NAME)}
 
 
 def _fetch(names: tuple[bytes, ...], reader: BinaryIO, writer: BinaryIO) -> Iterator[bytes]:

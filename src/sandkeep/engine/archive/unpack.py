@@ -8,7 +8,7 @@ import os
 import stat
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 
 from sandkeep.engine.archive.format import PIECE, Body, Entry, Manifest, MemoryFile, kind_of, read_entries
@@ -31,24 +31,28 @@ class Unpacker:
         self._body: Body = manifest.body
         self._fetch = fetch
 
-    def verify(self) -> None:
-        """Raises DamagedError unless all of it is there and whole; with all pieces that are not, as far as the index goes."""
+    def verify(self, sure: Container[bytes] = ()) -> None:
+        """Raises DamagedError unless all of it is there and whole; with all pieces that are not, as far as the index goes.
+        `sure`: pieces of content that need not be looked at."""
         damaged: list[DamagedError] = []
         try:
             for _ in self._entries():
                 pass
         except DamagedError as error:
             damaged.append(error)
-        pieces = zip(self._body.content, self._fetch(self._body.content), strict=True)
+        names = tuple(name for name in self._body.content if name not in sure)
+        pieces = zip(names, self._fetch(names), strict=True)
         damaged += [error for error in self._hands.in_order(self._wrong_with, pieces) if error]
         if damaged:
             more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             raise DamagedError(f"{damaged[0]}{more}", tuple(name for error in damaged for name in error.pieces))
 
-    def unpack(self, root: int, memory: int | None) -> int:
+    def unpack(self, root: int, memory: int | None) -> tuple[int, int | None]:
         """Into empty folders; without one for the memory, its pieces are not even asked for. Returns how many devices were left
-        out: nobody may make one of a number that a guest, or a stranger, chose. Raises DamagedError, OSError."""
-        return self._unpack(root, memory)[0]
+        out: nobody may make one of a number that a guest, or a stranger, chose; and the inode of the first name, if the file
+        system numbered all names that have one in their order (former.py). Raises DamagedError, OSError."""
+        left_out, tree, _ = self._unpack(root, memory)
+        return left_out, tree.first
 
     def rehearse(self, root: int, memory: int | None) -> int:
         """As `unpack`; then what was made is read again, and compared with what the manifest names. Raises the same."""
@@ -173,6 +177,9 @@ class _Tree:
         self.entries: list[Entry] = []
         self._root = root
         self._open: OrderedDict[int, int] = OrderedDict()
+        self.first: int | None = None
+        """The inode of the first name, while each that was made has the next number."""
+        self._next = 0
 
     def make(self, number: int, entry: Entry) -> bool:
         """False: it was left out."""
@@ -207,7 +214,16 @@ class _Tree:
                 os.mknod(name, (stat.S_IFIFO if entry.kind == "p" else stat.S_IFSOCK) | 0o600, dir_fd=folder)
             case _:
                 return False
+        if entry.kind != "h":
+            self._count(os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino)
         return True
+
+    def _count(self, inode: int) -> None:
+        if not self._next:
+            self.first = inode
+        elif inode != self._next:
+            self.first = None
+        self._next = inode + 1
 
     def write(self, number: int, at: int, data: memoryview) -> None:
         entry = self.entries[number]

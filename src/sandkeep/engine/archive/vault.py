@@ -9,9 +9,11 @@ What the store gives is a stranger's until it was checked: a manifest by its sig
 kept, a piece by the confined program.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sandkeep.contracts.objects import Objects
@@ -30,7 +32,7 @@ from sandkeep.engine.archive.format import (
     write_manifest,
 )
 from sandkeep.engine.archive.keys import DamagedError, DataKey, KeyRing
-from sandkeep.engine.archive.worker import Folders, Worker
+from sandkeep.engine.archive.worker import Folders, Formerly, Worker
 
 Facts = dict[str, Any]
 T = TypeVar("T")
@@ -45,6 +47,25 @@ class Chain:
     sequence: int = 0
     hash: str = ""
     snapshot: str = ""
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """left_out: devices; first: the inode of the first name, if the others follow it (former.py); stored: names and sizes of all
+    pieces of the archive, as a hash; '' when not all of them were opened."""
+
+    left_out: int
+    first: int | None = None
+    stored: str = ""
+
+
+@dataclass(frozen=True)
+class Since:
+    """What a disk is, seen from the archive that it was unpacked from: as Unpacked has it, and the inodes touched since."""
+
+    first: int
+    stored: str
+    touched: frozenset[int]
 
 
 class Vault:
@@ -65,27 +86,56 @@ class Vault:
         return Chain(keys.wrap(keys.new_key(), self._ring.project(project_id), sandbox_id))
 
     async def write(
-        self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders, needs: Facts, record: Facts, now: float
+        self,
+        sandbox_id: str,
+        project_id: str,
+        chain: Chain,
+        folders: Folders,
+        needs: Facts,
+        record: Facts,
+        now: float,
+        since: Since | None = None,
     ) -> tuple[Chain, Body]:
-        """Upload what the store has not, and a manifest over all; then read everything back. Only then it counts. Raises
+        """Upload what the store has not, and a manifest over all; then read everything back. Only then it counts. `since`: the
+        disk was unpacked from the newest archive of this chain; what was opened then is not read back, but looked for. Raises
         Conflict for what did not come back as it was: what is damaged is removed, so that the next try puts it again."""
         with _refusing(sandbox_id):
             key = self._data_key(sandbox_id, project_id, chain)
         await self._objects.put(f"{_home(sandbox_id)}/key", chain.key.encode())
         known = {_last(name) for name in await self._objects.sizes(f"{_home(sandbox_id)}/pieces")}
-        packed = await self._worker.pack(
-            folders,
-            key,
-            {name for name in known if is_name(name)},
-            lambda name, data: self._objects.put(_piece(sandbox_id, name), data),
-        )
+        former = await self._former(sandbox_id, chain, since) if since else None
+        put: set[str] = set()
+
+        async def put_piece(name: str, data: bytes) -> None:
+            put.add(name)
+            await self._objects.put(_piece(sandbox_id, name), data)
+
+        names = {name for name in known if is_name(name)}
+        packed = await self._worker.pack(folders, key, names, put_piece, former)
         body = replace(packed, needs=needs, record=record)
         head = Head(sandbox_id, project_id, chain.sequence + 1, chain.hash, now)
         manifest = write_manifest(head, body, DataKey(key), self._ring.signing())
         after = replace(chain, sequence=head.sequence, hash=hash_of(manifest))
         await self._objects.put(_manifest(sandbox_id, after), manifest)
-        await self._verify(sandbox_id, project_id, after)
+        sure = await self._sure(sandbox_id, DataKey(key), former, since) if former and since else set()
+        await self._verify(sandbox_id, project_id, after, sure - put)
         return after, body
+
+    async def _former(self, sandbox_id: str, chain: Chain, since: Since) -> Formerly | None:
+        """None when its manifest is not as it was: then everything is read, and there is a new one."""
+        try:
+            manifest = await self._manifest(sandbox_id, chain)
+        except DamagedError:
+            return None
+        get = partial(self._piece, sandbox_id)
+        return Formerly(manifest, self._ring.signing(), since.first, since.touched, get)
+
+    async def _sure(self, sandbox_id: str, key: DataKey, former: Formerly, since: Since) -> set[str]:
+        """Pieces of the former archive, when each of them lies there with the size that it had when it was opened."""
+        pieces = read_manifest(former.manifest, key, former.signing).body.pieces()
+        found = {_last(name): size for name, size in (await self._objects.sizes(f"{_home(sandbox_id)}/pieces")).items()}
+        there = {name: found[name] for name in pieces if name in found}
+        return pieces if _stored(there) == since.stored else set()
 
     async def read(self, sandbox_id: str, project_id: str, chain: Chain) -> Manifest:
         """The manifest that the node has kept the hash of. Raises Conflict for any other."""
@@ -93,29 +143,46 @@ class Vault:
             key = self._data_key(sandbox_id, project_id, chain)
             return read_manifest(await self._manifest(sandbox_id, chain), DataKey(key), self._ring.signing())
 
-    async def unpack(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> int:
-        """Into empty folders; devices that were left out. Raises Conflict for what is damaged, NoCapacity."""
-        return await self._unpack(sandbox_id, project_id, chain, folders, self._worker.unpack)
+    async def unpack(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> Unpacked:
+        """Into empty folders. Raises Conflict for what is damaged, NoCapacity."""
+        opened: dict[str, int] = {}
+        left_out, first = await self._unpack(sandbox_id, project_id, chain, folders, self._worker.unpack, opened)
+        pieces = (await self.read(sandbox_id, project_id, chain)).body.pieces()
+        return Unpacked(left_out, first, _stored(opened) if opened.keys() == pieces else "")
 
     async def rehearse(self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders) -> None:
         """As `unpack`, and what was made is compared with the manifest. Changes nothing in the store. Raises the same."""
         await self._unpack(sandbox_id, project_id, chain, folders, self._worker.rehearse)
 
     async def _unpack(
-        self, sandbox_id: str, project_id: str, chain: Chain, folders: Folders, work: Callable[..., Awaitable[T]]
+        self,
+        sandbox_id: str,
+        project_id: str,
+        chain: Chain,
+        folders: Folders,
+        work: Callable[..., Awaitable[T]],
+        opened: dict[str, int] | None = None,
     ) -> T:
+        """opened: gets the size of each piece that was."""
+
+        async def get(name: str) -> bytes:
+            piece = await self._piece(sandbox_id, name)
+            if opened is not None:
+                opened[name] = len(piece)
+            return piece
+
         with _refusing(sandbox_id):
             key = self._data_key(sandbox_id, project_id, chain)
             manifest = await self._manifest(sandbox_id, chain)
-            return await work(folders, manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name))
+            return await work(folders, manifest, key, self._ring.signing(), get)
 
-    async def _verify(self, sandbox_id: str, project_id: str, chain: Chain) -> None:
+    async def _verify(self, sandbox_id: str, project_id: str, chain: Chain, sure: set[str]) -> None:
         with _refusing(sandbox_id):
             key = self._data_key(sandbox_id, project_id, chain)
             manifest = await self._manifest(sandbox_id, chain)
             try:
                 await self._worker.verify(
-                    manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name)
+                    manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name), sure
                 )
             except DamagedError as error:
                 await self._objects.delete([_piece(sandbox_id, name) for name in error.pieces if is_name(name)])
@@ -180,6 +247,11 @@ def _home(sandbox_id: str) -> str:
 
 def _piece(sandbox_id: str, name: str) -> str:
     return f"{_home(sandbox_id)}/pieces/{name}"
+
+
+def _stored(sizes: dict[str, int]) -> str:
+    lines = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _last(key: str) -> str:

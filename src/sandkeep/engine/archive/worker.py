@@ -44,6 +44,20 @@ class Folders:
         return found | ({"memory": str(self.memory)} if self.memory else {})
 
 
+@dataclass(frozen=True)
+class Formerly:
+    """The archive that the disk was unpacked from: its manifest, the inode of its first name, and those touched since."""
+
+    manifest: bytes
+    signing: bytes
+    first: int
+    touched: frozenset[int]
+    get: Get
+
+    def given(self) -> dict[str, Any]:
+        return {"signing": self.signing.hex(), "former": {"first": self.first, "touched": sorted(self.touched)}}
+
+
 class Worker:
     """user: user and group that the program becomes; None: it stays what it is, and sees all (tests of logic)."""
 
@@ -51,14 +65,22 @@ class Worker:
         self._user = user
         self._turns = asyncio.Semaphore(_PROGRAMS)
 
-    async def pack(self, folders: Folders, key: bytes, known: set[str], put: Put) -> Body:
-        """Every piece that is not known is put; the body names all. Raises Internal, NoCapacity, and what `put` raises."""
+    async def pack(
+        self, folders: Folders, key: bytes, known: set[str], put: Put, former: "Formerly | None" = None
+    ) -> Body:
+        """Every piece that is not known is put; the body names all. Raises Internal, NoCapacity, and what `put`, `get` raise."""
         names = "".join(sorted(known))
-        async with self._started("pack", folders.given(), key, known=names) as pipes:
+        more = former.given() if former else {}
+        async with self._started("pack", folders.given(), key, known=names, **more) as pipes:
+            if former:
+                await pipes.send(frames.MANIFEST, former.manifest)
             crew = _Crew()
             try:
                 while True:
                     kind, data = await pipes.receive(SEALED + NAME)
+                    if former and kind == frames.WANT:  # of the former index: a few
+                        await pipes.send(frames.PIECE, data + await former.get(data.hex()))
+                        continue
                     if kind != frames.PIECE:
                         break
                     await crew.begin(put(data[:NAME].hex(), data[NAME:]))
@@ -95,24 +117,25 @@ class Worker:
             kind, data = await pipes.receive(1 << 20)
         return _answer(kind, data)
 
-    async def verify(self, manifest: bytes, key: bytes, signing: bytes, get: Get) -> None:
-        """Raises DamagedError, and what `get` raises."""
-        await self._read("verify", {}, manifest, key, signing, get)
+    async def verify(self, manifest: bytes, key: bytes, signing: bytes, get: Get, sure: set[str]) -> None:
+        """All but the pieces that are sure. Raises DamagedError, and what `get` raises."""
+        await self._read("verify", {}, manifest, key, signing, get, sure="".join(sorted(sure)))
 
     async def unpack(
         self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get, *, strange: bool = False
-    ) -> int:
-        """Devices that were left out. `strange`: nobody here made it, so it may take so much memory and no more. Raises
-        DamagedError, Internal, NoCapacity, and what `get` raises."""
+    ) -> tuple[int, int | None]:
+        """Devices that were left out, and the inode of the first name (Unpacker.unpack). `strange`: nobody here made it, so it
+        may take so much memory and no more. Raises DamagedError, Internal, NoCapacity, and what `get` raises."""
         bounds = {"room": str(carry.ROOM)} if strange else {}
-        return int((await self._read("unpack", folders.given(), manifest, key, signing, get, **bounds))["left_out"])
+        found = await self._read("unpack", folders.given(), manifest, key, signing, get, **bounds)
+        return int(found["left_out"]), found["first"] and int(found["first"])
 
     async def rehearse(self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get) -> None:
         """As `unpack`, and what was made is compared with the manifest. Raises the same."""
         await self._read("rehearse", folders.given(), manifest, key, signing, get)
 
     async def _read(
-        self, do: str, folders: dict[str, str], manifest: bytes, key: bytes, signing: bytes, get: Get, **more: str
+        self, do: str, folders: dict[str, str], manifest: bytes, key: bytes, signing: bytes, get: Get, **more: Any
     ) -> dict[str, Any]:
         async with self._started(do, folders, key, signing=signing.hex(), **more) as pipes:
             await pipes.send(frames.MANIFEST, manifest)
@@ -152,13 +175,13 @@ class Worker:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     @asynccontextmanager
-    async def _started(self, do: str, folders: dict[str, str], key: bytes, **more: str) -> AsyncIterator["_Pipes"]:
+    async def _started(self, do: str, folders: dict[str, str], key: bytes, **more: Any) -> AsyncIterator["_Pipes"]:
         async with self._turns:
             async with self._running(do, folders, key, **more) as pipes:
                 yield pipes
 
     @asynccontextmanager
-    async def _running(self, do: str, folders: dict[str, str], key: bytes, **more: str) -> AsyncIterator["_Pipes"]:
+    async def _running(self, do: str, folders: dict[str, str], key: bytes, **more: Any) -> AsyncIterator["_Pipes"]:
         to, out = _pipe(), _pipe()
         said = os.memfd_create("stderr")
         try:
