@@ -12,7 +12,7 @@ import re
 import stat
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -228,7 +228,8 @@ class Entry:
     xattrs: dict[str, bytes] = field(default_factory=dict)
 
 
-def write_entry(entry: Entry) -> bytes:
+def write_entry(entry: Entry, numbers: Sequence[int] | None = None) -> bytes:
+    """numbers: which of the table the pieces are that the entry names; None: the very ones."""
     data: dict[str, Any] = {"p": entry.parent, "n": _text(entry.name), "k": entry.kind}
     if entry.kind == "h":
         data["h"] = entry.same
@@ -237,9 +238,10 @@ def write_entry(entry: Entry) -> bytes:
     if entry.kind == "f":
         data["s"] = entry.size
         if entry.at:
-            data["a"] = entry.at
+            data["a"] = entry.at if numbers is None else (numbers[entry.at[0]], entry.at[1])
         if entry.pieces:
-            data["c"] = entry.pieces
+            found = entry.pieces
+            data["c"] = found if numbers is None else [(place, numbers[piece]) for place, piece in found]
     if entry.kind == "l":
         data["l"] = _text(entry.link)
     if entry.kind in "cb":

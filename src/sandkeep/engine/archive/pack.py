@@ -118,7 +118,7 @@ class Packer:
 
     def _entry(self, folder: int, name: str, parent: int, plain: bytes, found: os.stat_result) -> Entry:
         if self._former and (former := self._former.entry(found)):
-            return self._unread(replace(former, parent=parent, name=plain), self._former.content)
+            return self._unread(former, parent, plain, self._former.content)
         kind = kind_of(found.st_mode)
         entry = Entry(
             parent,
@@ -158,17 +158,17 @@ class Packer:
             self._end_shared()
         return placed
 
-    def _unread(self, entry: Entry, content: tuple[bytes, ...]) -> Entry:
+    def _unread(self, former: Entry, parent: int, plain: bytes, content: tuple[bytes, ...]) -> Entry:
         """Its pieces are those that it had, in this table."""
-        self._size += entry.size
-        if entry.pieces:
-            entry = replace(entry, pieces=tuple((place, self._ready(content[piece])) for place, piece in entry.pieces))
-        elif entry.at:
-            piece, start = entry.at
-            if piece not in self._again:
-                self._again[piece] = self._ready(content[piece])
-            entry = replace(entry, at=(self._again[piece], start))
-        return self._keep(entry)
+        self._size += former.size
+        at, pieces = former.at, former.pieces
+        if pieces:
+            pieces = tuple((place, self._ready(content[piece])) for place, piece in pieces)
+        elif at:
+            if at[0] not in self._again:
+                self._again[at[0]] = self._ready(content[at[0]])
+            at = self._again[at[0]], at[1]
+        return self._keep(replace(former, parent=parent, name=plain, at=at, pieces=pieces))
 
     def _keep(self, entry: Entry) -> Entry:
         """After those that wait."""
@@ -255,11 +255,7 @@ class Packer:
             self._settle(0)
 
     def _write_line(self, entry: Entry) -> None:
-        if entry.at:
-            entry = replace(entry, at=(self._settled[entry.at[0]], entry.at[1]))
-        if entry.pieces:
-            entry = replace(entry, pieces=self._numbered(entry.pieces))
-        line = write_entry(entry)
+        line = write_entry(entry, self._settled)
         if len(self._lines) + len(line) > PIECE:
             self._end_index()
         self._lines += line
