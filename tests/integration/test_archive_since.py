@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sandkeep.domain.errors import Conflict
 from sandkeep.domain.ids import IdKind, new_id
 from sandkeep.drivers.fake.objects import FakeObjects
 from sandkeep.engine.archive.keys import KeyRing
@@ -180,13 +181,31 @@ async def test_a_piece_that_went_missing_is_put_again_while_the_disk_is_here(tra
     (key,) = [key for key in traveller.objects.held if key.endswith(name)]
     if damage == "cut":
         traveller.objects.held[key] = traveller.objects.held[key][:-1]
-        with pytest.raises(Exception, match=r"refused: the piece .* is damaged"):
+        with pytest.raises(Conflict, match=r"refused: the piece .* is damaged"):
             await traveller.archive()  # not as large as it was: all is read back, and what is damaged is removed
     else:
         del traveller.objects.held[key]
     expected = tree(traveller.root)
     assert await traveller.archive()
     assert damage == "cut" or name in traveller.read_back(), "what was put again is read back"
+    await traveller.wake()
+    assert tree(traveller.root) == expected
+
+
+async def test_what_rots_and_keeps_its_size_is_found_by_a_rehearsal(traveller: Traveller) -> None:
+    """Not by the archive after the wake, which reads back what it put."""
+    body = (await traveller.vault.read(traveller.id, PROJECT, traveller.chain)).body
+    (key,) = [key for key in traveller.objects.held if key.endswith(body.content[0].hex())]
+    good = traveller.objects.held[key]
+    traveller.objects.held[key] = good[:-1] + bytes([good[-1] ^ 1])
+    (traveller.root / "home/new").write_text("new")
+    expected = tree(traveller.root)
+    assert await traveller.archive()
+    scratch = traveller.on.work / "scratch"
+    scratch.mkdir()
+    with pytest.raises(Conflict, match=r"refused: the piece .* is damaged"):
+        await traveller.vault.rehearse(traveller.id, PROJECT, traveller.chain, Folders(scratch))
+    traveller.objects.held[key] = good
     await traveller.wake()
     assert tree(traveller.root) == expected
 

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ def in_pool(instance: Instance, sandbox: Sandbox) -> bool:
     return (instance.root / "data/pool/sandboxes" / sandbox.id).exists()
 
 
+@contextmanager
+def rotten(pieces: list[Path]) -> Iterator[None]:
+    """Each keeps its size, and is whole again at the end."""
+    assert pieces
+    good = {path: path.read_bytes() for path in pieces}
+    for path, data in good.items():
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    yield
+    for path, data in good.items():
+        path.write_bytes(data)
+
+
 def test_there_and_back(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = box(client, runtime, name="traveller", labels={"of": "mine"}, env={"TOKEN": "hush-hush-hush"})
     sums = filled(sandbox)
@@ -85,7 +98,8 @@ def test_there_and_back(client: Client, instance: Instance, runtime: str) -> Non
     sandbox.stop()
     sums = said(sandbox, SUMS)
     sandbox.stop()
-    sandbox.archive()
+    with rotten([path for path in (home(instance, sandbox) / "pieces").iterdir() if path.stat().st_size > 1 << 20]):
+        sandbox.archive()  # what was opened at the wake is not read back: it must lie there as large as it was
     fresh = [path for path in home(instance, sandbox).rglob("*") if path not in before and path.parent.name == "pieces"]
     assert 1 <= len(fresh) <= 24, "what did not change is not uploaded again"
     with pytest.raises(Conflict, match="archived"):
