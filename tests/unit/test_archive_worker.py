@@ -379,7 +379,7 @@ async def test_a_program_that_is_killed_is_said_and_leaves_nothing(
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(Internal, match="ended"):
         await bench.write()
-    assert [child.code for child in killed] == [-9]
+    assert {child.code for child in killed} == {-9}
     assert len(os.listdir("/proc/self/fd")) <= descriptors
     monkeypatch.undo()
     with pytest.raises(NotFound):

@@ -87,7 +87,7 @@ def _do(
     if do == "pour":
         return carry.pour(bytes.fromhex(task["key"]), opened, writer, hands)
     if do == "pack":
-        names = _names(task["known"])
+        names = _names(bytes.fromhex(task["known"]))
         former = _former(task, key, names, reader, writer) if "former" in task else None
         packer = Packer(key, names, lambda name, sealed: frames.send(writer, frames.PIECE, name, sealed), hands, former)
         return body_to_json(packer.pack(opened["disk"], memory))
@@ -98,7 +98,9 @@ def _do(
         return carry.look(believed)
     unpacker = Unpacker(key, believed, lambda names: _fetch(names, reader, writer), hands)
     if do == "verify":
-        unpacker.verify(_names(task["sure"]))
+        kind, sure = frames.receive(reader)
+        assert kind == frames.SURE
+        unpacker.verify(_names(sure))
         return {}
     os.umask(0)
     if do == "rehearse":
@@ -123,8 +125,7 @@ def _former(task: dict[str, Any], key: DataKey, known: set[bytes], reader: Binar
         return None
 
 
-def _names(text: str) -> set[bytes]:
-    joined = bytes.fromhex(text)
+def _names(joined: bytes) -> set[bytes]:
     return {joined[at : at + NAME] for at in range(0, len(joined), NAME)}
 
 

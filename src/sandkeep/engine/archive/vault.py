@@ -32,7 +32,7 @@ from sandkeep.engine.archive.format import (
     write_manifest,
 )
 from sandkeep.engine.archive.keys import DamagedError, DataKey, KeyRing
-from sandkeep.engine.archive.worker import Folders, Formerly, Worker
+from sandkeep.engine.archive.worker import Folders, Formerly, Proof, Worker
 
 Facts = dict[str, Any]
 T = TypeVar("T")
@@ -104,21 +104,33 @@ class Vault:
         await self._objects.put(f"{_home(sandbox_id)}/key", chain.key.encode())
         known = {_last(name) for name in await self._objects.sizes(f"{_home(sandbox_id)}/pieces")}
         former = await self._former(sandbox_id, chain, since) if since else None
+        signing = self._ring.signing()
         put: set[str] = set()
 
         async def put_piece(name: str, data: bytes) -> None:
             put.add(name)
             await self._objects.put(_piece(sandbox_id, name), data)
 
-        names = {name for name in known if is_name(name)}
-        packed = await self._worker.pack(folders, key, names, put_piece, former)
-        body = replace(packed, needs=needs, record=record)
-        head = Head(sandbox_id, project_id, chain.sequence + 1, chain.hash, now)
-        manifest = write_manifest(head, body, DataKey(key), self._ring.signing())
-        after = replace(chain, sequence=head.sequence, hash=hash_of(manifest))
-        await self._objects.put(_manifest(sandbox_id, after), manifest)
-        sure = await self._sure(sandbox_id, DataKey(key), former, since) if former and since else set()
-        await self._verify(sandbox_id, project_id, after, sure - put)
+        body, after = None, chain
+
+        async def prove(packed: Body) -> Proof:
+            nonlocal body, after
+            body = replace(packed, needs=needs, record=record)
+            head = Head(sandbox_id, project_id, chain.sequence + 1, chain.hash, now)
+            manifest = write_manifest(head, body, DataKey(key), signing)
+            after = replace(chain, sequence=head.sequence, hash=hash_of(manifest))
+            await self._objects.put(_manifest(sandbox_id, after), manifest)
+            sure = await self._sure(sandbox_id, DataKey(key), former, since) if former and since else set()
+            return Proof(await self._manifest(sandbox_id, after), sure - put, partial(self._piece, sandbox_id))
+
+        with _refusing(sandbox_id):
+            try:
+                names = {name for name in known if is_name(name)}
+                await self._worker.pack(folders, key, signing, names, put_piece, prove, former)
+            except DamagedError as error:
+                await self._objects.delete([_piece(sandbox_id, name) for name in error.pieces if is_name(name)])
+                raise
+        assert body is not None
         return after, body
 
     async def _former(self, sandbox_id: str, chain: Chain, since: Since) -> Formerly | None:
@@ -128,11 +140,11 @@ class Vault:
         except DamagedError:
             return None
         get = partial(self._piece, sandbox_id)
-        return Formerly(manifest, self._ring.signing(), since.first, since.touched, get)
+        return Formerly(manifest, since.first, since.touched, get)
 
     async def _sure(self, sandbox_id: str, key: DataKey, former: Formerly, since: Since) -> set[str]:
         """Pieces of the former archive, when each of them lies there with the size that it had when it was opened."""
-        pieces = read_manifest(former.manifest, key, former.signing).body.pieces()
+        pieces = read_manifest(former.manifest, key, self._ring.signing()).body.pieces()
         found = {_last(name): size for name, size in (await self._objects.sizes(f"{_home(sandbox_id)}/pieces")).items()}
         there = {name: found[name] for name in pieces if name in found}
         return pieces if _stored(there) == since.stored else set()
@@ -175,18 +187,6 @@ class Vault:
             key = self._data_key(sandbox_id, project_id, chain)
             manifest = await self._manifest(sandbox_id, chain)
             return await work(folders, manifest, key, self._ring.signing(), get)
-
-    async def _verify(self, sandbox_id: str, project_id: str, chain: Chain, sure: set[str]) -> None:
-        with _refusing(sandbox_id):
-            key = self._data_key(sandbox_id, project_id, chain)
-            manifest = await self._manifest(sandbox_id, chain)
-            try:
-                await self._worker.verify(
-                    manifest, key, self._ring.signing(), lambda name: self._piece(sandbox_id, name), sure
-                )
-            except DamagedError as error:
-                await self._objects.delete([_piece(sandbox_id, name) for name in error.pieces if is_name(name)])
-                raise
 
     async def _piece(self, sandbox_id: str, name: str) -> bytes:
         """Empty for what is not there, or is none by its size: whoever opens it says so."""

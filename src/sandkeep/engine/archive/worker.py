@@ -49,13 +49,21 @@ class Formerly:
     """The archive that the disk was unpacked from: its manifest, the inode of its first name, and those touched since."""
 
     manifest: bytes
-    signing: bytes
     first: int
     touched: frozenset[int]
     get: Get
 
     def given(self) -> dict[str, Any]:
-        return {"signing": self.signing.hex(), "former": {"first": self.first, "touched": sorted(self.touched)}}
+        return {"former": {"first": self.first, "touched": sorted(self.touched)}}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is to be read back: a manifest as the store gives it, and all its pieces but those that are sure."""
+
+    manifest: bytes
+    sure: set[str]
+    get: Get
 
 
 class Worker:
@@ -66,12 +74,29 @@ class Worker:
         self._turns = asyncio.Semaphore(_PROGRAMS)
 
     async def pack(
-        self, folders: Folders, key: bytes, known: set[str], put: Put, former: "Formerly | None" = None
+        self,
+        folders: Folders,
+        key: bytes,
+        signing: bytes,
+        known: set[str],
+        put: Put,
+        prove: Callable[[Body], Awaitable[Proof]],
+        former: Formerly | None = None,
+    ) -> None:
+        """Every piece that is not known is put; the body names all. Then what `prove` says is read back, by a program that sees
+        no folder, and starts meanwhile. Raises DamagedError, Internal, NoCapacity, and what `put`, `prove` and `get` raise."""
+        async with self._started("verify", {}, key, signing=signing.hex()) as back:
+            proof = await prove(await self._packed(folders, key, signing, known, put, former))
+            await back.send(frames.MANIFEST, proof.manifest)
+            await back.send(frames.SURE, bytes.fromhex("".join(proof.sure)))
+            await _served(back, proof.get)
+
+    async def _packed(
+        self, folders: Folders, key: bytes, signing: bytes, known: set[str], put: Put, former: Formerly | None
     ) -> Body:
-        """Every piece that is not known is put; the body names all. Raises Internal, NoCapacity, and what `put`, `get` raise."""
         names = "".join(sorted(known))
         more = former.given() if former else {}
-        async with self._started("pack", folders.given(), key, known=names, **more) as pipes:
+        async with self._running("pack", folders.given(), key, signing=signing.hex(), known=names, **more) as pipes:
             if former:
                 await pipes.send(frames.MANIFEST, former.manifest)
             crew = _Crew()
@@ -117,10 +142,6 @@ class Worker:
             kind, data = await pipes.receive(1 << 20)
         return _answer(kind, data)
 
-    async def verify(self, manifest: bytes, key: bytes, signing: bytes, get: Get, sure: set[str]) -> None:
-        """All but the pieces that are sure. Raises DamagedError, and what `get` raises."""
-        await self._read("verify", {}, manifest, key, signing, get, sure="".join(sorted(sure)))
-
     async def unpack(
         self, folders: Folders, manifest: bytes, key: bytes, signing: bytes, get: Get, *, strange: bool = False
     ) -> tuple[int, int | None]:
@@ -139,40 +160,7 @@ class Worker:
     ) -> dict[str, Any]:
         async with self._started(do, folders, key, signing=signing.hex(), **more) as pipes:
             await pipes.send(frames.MANIFEST, manifest)
-            wanted: asyncio.Queue[tuple[bytes, asyncio.Task[bytes]]] = asyncio.Queue()
-            room = asyncio.Semaphore(_AT_ONCE)
-
-            async def fetched(name: str) -> bytes:
-                async with room:
-                    return await get(name)
-
-            async def deliver() -> None:
-                while True:
-                    name, task = await wanted.get()
-                    piece = await task
-                    with suppress(ConnectionError):  # it has ended: what it said last is still to be read
-                        await pipes.send(frames.PIECE, name + piece)
-
-            delivering = asyncio.create_task(deliver())
-            tasks: set[asyncio.Task[Any]] = {delivering}
-            try:
-                while True:
-                    receiving = asyncio.create_task(pipes.receive(1 << 20))
-                    tasks.add(receiving)
-                    await asyncio.wait({receiving, delivering}, return_when=asyncio.FIRST_COMPLETED)
-                    if delivering.done():
-                        delivering.result()  # it ends only when a piece cannot be had
-                    kind, data = await receiving
-                    if kind != frames.WANT:
-                        return _answer(kind, data)
-                    task = asyncio.create_task(fetched(data.hex()))
-                    task.add_done_callback(_seen)
-                    tasks = {one for one in tasks if not one.done()} | {task, delivering}
-                    wanted.put_nowait((data, task))
-            finally:
-                for one in tasks:
-                    one.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            return await _served(pipes, get)
 
     @asynccontextmanager
     async def _started(self, do: str, folders: dict[str, str], key: bytes, **more: Any) -> AsyncIterator["_Pipes"]:
@@ -217,6 +205,44 @@ class Worker:
             if child.code is None:
                 with anyio.CancelScope(shield=True):
                     await process.kill([child.pid])
+
+
+async def _served(pipes: "_Pipes", get: Get) -> dict[str, Any]:
+    """What the program answers, when it has got each piece that it wants. Raises what `get` raises."""
+    wanted: asyncio.Queue[tuple[bytes, asyncio.Task[bytes]]] = asyncio.Queue()
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def fetched(name: str) -> bytes:
+        async with room:
+            return await get(name)
+
+    async def deliver() -> None:
+        while True:
+            name, task = await wanted.get()
+            piece = await task
+            with suppress(ConnectionError):  # it has ended: what it said last is still to be read
+                await pipes.send(frames.PIECE, name + piece)
+
+    delivering = asyncio.create_task(deliver())
+    tasks: set[asyncio.Task[Any]] = {delivering}
+    try:
+        while True:
+            receiving = asyncio.create_task(pipes.receive(1 << 20))
+            tasks.add(receiving)
+            await asyncio.wait({receiving, delivering}, return_when=asyncio.FIRST_COMPLETED)
+            if delivering.done():
+                delivering.result()  # it ends only when a piece cannot be had
+            kind, data = await receiving
+            if kind != frames.WANT:
+                return _answer(kind, data)
+            task = asyncio.create_task(fetched(data.hex()))
+            task.add_done_callback(_seen)
+            tasks = {one for one in tasks if not one.done()} | {task, delivering}
+            wanted.put_nowait((data, task))
+    finally:
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _answer(kind: bytes, data: bytes) -> dict[str, Any]:
