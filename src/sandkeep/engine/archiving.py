@@ -147,9 +147,8 @@ async def _marked(parts: Parts, record: Record, unpacked: Unpacked) -> Record:
     assert record.archive is not None
     woken = None
     if unpacked.first is not None and unpacked.stored:
-        mark = new_id(
-            IdKind.GENERATION
-        )  # of this disk and what is cloned of it; any other, of an older wake, is another moment
+        # Of this disk and what is cloned of it; any other, of an older wake, is another moment.
+        mark = new_id(IdKind.GENERATION)
         moment = await parts.disks.mark(record.id, mark)
         woken = None if moment is None else Woken(mark, moment, unpacked.first, unpacked.stored)
     return replace(record, archive=replace(record.archive, woken=woken))
