@@ -1,6 +1,7 @@
 """sandkeep archive and wake"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,7 +40,8 @@ def archive(ctx: click.Context, session: Session, refs: tuple[Point, ...], verif
     """
     if verify:
         ctx.exit(0 if _verified(session, refs) else 1)
-    _each(session, refs, "archiving", lambda sandbox: sandbox.archive(), "archive")
+    with _goes_on(session, "archiving"):
+        _each(session, refs, "archiving", lambda sandbox: sandbox.archive(), "archive")
 
 
 @click.command()
@@ -56,7 +58,18 @@ def wake(session: Session, refs: tuple[Point, ...], disk_only: bool) -> None:
       sandkeep wake dev --disk-only
       sandkeep wake dev@last-year && sandkeep rollback dev@last-year
     """
-    _each(session, refs, "waking", lambda sandbox: sandbox.wake(disk_only=disk_only), "wake")
+    with _goes_on(session, "waking"):
+        _each(session, refs, "waking", lambda sandbox: sandbox.wake(disk_only=disk_only), "wake")
+
+
+@contextmanager
+def _goes_on(session: Session, doing: str) -> Iterator[None]:
+    """Half of it is of no use to anybody, and nothing is lost by it: an interrupted call leaves it to the node."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        session.note(f"the node goes on {doing}: sandkeep why NAME tells how far it is")
+        raise
 
 
 def _verified(session: Session, refs: Sequence[Point]) -> bool:
