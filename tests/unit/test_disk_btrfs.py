@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from sandkeep.domain.errors import Busy, InvalidArgument, NoCapacity, Unavailable
@@ -45,11 +46,12 @@ def _free(on: Bench) -> int:
 
 async def _groups_left(on: Bench) -> set[int]:
     """After the kernel's cleaner, which works at commits; it tells nobody when it has passed."""
-    for _ in range(200):
-        await on.disks.discard_partial()
-        left = set(ioctl.groups(_pool(on).folder).usage) - {5}
-        if not left:
-            break
+    left = {0}
+    with anyio.move_on_after(20):
+        while left:
+            await on.disks.discard_partial()
+            left = set(ioctl.groups(_pool(on).folder).usage) - {5}
+            await anyio.sleep(0.01)
     return left
 
 
