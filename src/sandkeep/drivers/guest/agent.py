@@ -245,7 +245,7 @@ class AgentGuest:
                         "the agent in this memory cannot take another identity", hint="fork its disk alone"
                     )
                 endpoint = replace(endpoint, credential=values.become.credential)
-                del steps["become"]
+                steps.pop("become", None)  # the first try did it
             steps["event"] = ""  # its hooks have run
             behind = answer.get("skewSeconds", 0.0)
             if not isinstance(behind, int | float):
