@@ -729,7 +729,10 @@ async def test_the_resolver_survives_garbage_and_floods(world: World) -> None:
             await inside(box, garbage)
         answered, refused = await inside(box, flood)
         assert 0 < answered < 500
-        assert refused > 0, "how many of the others arrive at all is the kernel's matter"
+        for _ in range(10):  # how many of the others arrive at all is the kernel's matter
+            if refused <= 100:
+                refused += (await inside(box, flood))[1]
+        assert refused > 100
         assert await lookup(calm, "example.com") == TRUTH
         assert keeper.pid == pid
         assert Path(f"/proc/{pid}").exists()

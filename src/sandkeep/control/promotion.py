@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from sandkeep.contracts.clock import Clock
 from sandkeep.control.creation import made_before
-from sandkeep.control.events import Events
+from sandkeep.control.events import Events, Ledger
 from sandkeep.control.forks import Forks
 from sandkeep.control.sandboxes import Sandboxes
 from sandkeep.control.snapshots import Snapshots
@@ -82,9 +82,8 @@ class Promotion:
         async with self._events.change() as ledger:
             told = EventKind.SANDBOX_PROMOTED, project_id, parent.id, f"from {called}"
             await ledger.tell(*told, fork=winner.id, snapshot=adopted.id)
-            if once and not await made_before(ledger.transaction, project_id, once, fingerprint):
-                transaction, now = ledger.transaction, self._clock.now()
-                await idempotency_store.add(transaction, project_id, once, fingerprint, parent.id, now)
+            if once:
+                await self._note(ledger, project_id, once, fingerprint, parent.id)
         await self._give_up(moment.project_id, moment.sandbox_id, moment.id)
         if delete_others:
             await self._delete_others(parent, winner)
@@ -97,11 +96,15 @@ class Promotion:
         if key is None:
             return runs
         async with self._events.change() as ledger:
-            noted = await made_before(ledger.transaction, project_id, key, fingerprint) is not None
-            if runs and not noted:
-                transaction, now = ledger.transaction, self._clock.now()
-                await idempotency_store.add(transaction, project_id, key, fingerprint, parent_id, now)
-        return runs or noted
+            if runs:
+                await self._note(ledger, project_id, key, fingerprint, parent_id)
+            return await made_before(ledger.transaction, project_id, key, fingerprint) is not None
+
+    async def _note(self, ledger: Ledger, project_id: str, key: str, fingerprint: str, parent_id: str) -> None:
+        """Once."""
+        if not await made_before(ledger.transaction, project_id, key, fingerprint):
+            now = self._clock.now()
+            await idempotency_store.add(ledger.transaction, project_id, key, fingerprint, parent_id, now)
 
     async def _give_up(self, project_id: str, sandbox_id: str, snapshot_id: str) -> None:
         """What was kept of the fork for the way is not needed any more."""
