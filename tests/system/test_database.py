@@ -18,7 +18,7 @@ from support.instance import Instance, client_of, until
 from support.postgres import Postgres
 from support.witness import ask, settled_fsck, start_witness
 
-pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc", "postgres"), pytest.mark.long]
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc", "postgres")]
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,7 @@ def test_postgres_dies_under_load_and_nothing_acknowledged_is_lost(
     assert ask(kept)["pid"] == before
 
 
+@pytest.mark.long
 def test_a_backup_is_restored_next_to_newer_sandboxes(client: Client, on_postgres: Instance, tmp_path: Path) -> None:
     """From PostgreSQL into PostgreSQL, then into SQLite."""
     file = tmp_path / "one.backup"

@@ -17,8 +17,6 @@ from support.instance import Instance, until
 from support.machines import program
 from support.witness import machine_pids, settled_fsck
 
-pytestmark = pytest.mark.long
-
 
 def made(client: Client, runtime: str, **options: str) -> Sandbox:
     return Sandbox.create(template="test", runtime=runtime, memory="128MiB", client=client, **options)  # type: ignore[arg-type]
@@ -59,7 +57,7 @@ def gone(client: Client, sandbox: Sandbox) -> bool:
     return True
 
 
-@pytest.mark.parametrize("ends_by", ["delete", "stop"])
+@pytest.mark.parametrize("ends_by", ["delete", pytest.param("stop", marks=pytest.mark.long)])
 def test_a_machine_that_hangs_is_ended(client: Client, instance: Instance, runtime: str, ends_by: str) -> None:
     """Sentry or container, all its processes stopped by the host: no agent answers."""
     sandbox, other = made(client, runtime), made(client, "runc")
@@ -94,6 +92,54 @@ def test_a_pause_of_what_hangs_fails_and_holds_nothing_up(client: Client, instan
     assert instance.fsck() == []
 
 
+@pytest.mark.long
+def test_a_call_to_a_guest_that_stands_still_ends_and_says_so(client: Client, instance: Instance, runtime: str) -> None:
+    sandbox = made(client, runtime)
+    assert sandbox.exec("true").exit_code == 0
+    with frozen(machine_pids(sandbox)):
+        with pytest.raises(SandkeepError, match="does not answer"):
+            sandbox.exec("true")
+        assert not guest_ready(sandbox)
+        assert "does not answer" in instance.run("why", sandbox.id).stdout
+    assert sandbox.exec("echo well").stdout == "well\n"
+    assert guest_ready(sandbox)
+    settled_fsck(instance)
+
+
+def guest_ready(sandbox: Sandbox) -> bool:
+    sandbox.refresh()
+    return next(one.value for one in sandbox.conditions if one.kind == "GuestReady")
+
+
+@pytest.fixture
+def watched(instance: Instance) -> Iterator[Instance]:
+    """Daemons that are silent for some seconds are started again."""
+    instance.run("down")
+    instance.env["SANDKEEP_WATCHDOG"] = "6"
+    instance.ensure_up()
+    try:
+        yield instance
+    finally:
+        instance.run("down")
+        del instance.env["SANDKEEP_WATCHDOG"]
+        instance.ensure_up()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("daemon", ["runner", "server"])
+def test_a_daemon_that_stands_still_is_started_again(watched: Instance, client: Client, daemon: str) -> None:
+    sandbox = made(client, "gvisor")
+    process = sandbox.start_process("sleep 1000").pid
+    before = watched.pid(daemon)
+    assert before
+    os.kill(before, signal.SIGSTOP)
+    until(lambda: watched.pid(daemon) not in (None, before), 60)
+    until(lambda: readyz(watched) == 200, 20)
+    assert process in [each.pid for each in sandbox.processes()]
+    sandbox.stop()
+    settled_fsck(watched)
+
+
 @pytest.fixture
 def slow_runc(client: Client, instance: Instance) -> Iterator[Path]:
     """runc is a program that never ends while this file exists."""
@@ -118,6 +164,7 @@ def slow_runc(client: Client, instance: Instance) -> Iterator[Path]:
         instance.ensure_up()
 
 
+@pytest.mark.long
 def test_a_program_that_never_ends_is_cut_by_a_delete(client: Client, instance: Instance, slow_runc: Path) -> None:
     creating, answers = outcome(lambda: Sandbox.create("slow", template="test", runtime="runc", client=client))
     until(lambda: Sandbox.get("slow", client=client) if list(Sandbox.list(name="slow", client=client)) else None)
@@ -155,6 +202,8 @@ def readyz(instance: Instance) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+    except urllib.error.URLError:
+        return 0
 
 
 def test_a_frozen_runner_holds_up_no_call_that_needs_none(client: Client, instance: Instance) -> None:
@@ -208,6 +257,7 @@ def _frozen_server(client: Client, instance: Instance, seconds: float) -> None:
     settled_fsck(instance)
 
 
+@pytest.mark.long
 def test_a_server_that_was_frozen_deletes_nothing(client: Client, instance: Instance) -> None:
     _frozen_server(client, instance, 8)
 

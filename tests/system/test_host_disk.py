@@ -19,7 +19,7 @@ from support.instance import client_of, until
 from support.power import Host
 from support.witness import settled_fsck
 
-pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc"), pytest.mark.long]
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc")]
 
 _EXT4_SHUTDOWN, _NOLOGFLUSH = 0x8004587D, 2
 
@@ -99,7 +99,13 @@ def _settled(client: Client) -> bool:
     return all(sandbox.phase == "running" for sandbox in Sandbox.list(client=client))
 
 
-@pytest.mark.parametrize("fault", [pytest.param("read-only", marks=pytest.mark.long), "errors of input and output"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("read-only", marks=pytest.mark.long),
+        pytest.param("errors of input and output", marks=pytest.mark.long),
+    ],
+)
 def test_a_host_disk_that_fails_is_said_and_what_was_acknowledged_is_there_afterwards(host: Host, fault: str) -> None:
     instance, data = host.instance, host.instance.root / "data"
     with client_of(instance) as client:

@@ -12,7 +12,7 @@ from sandkeep.sdk.errors import NotFound
 from support.instance import Instance, client_of, until
 from support.witness import ask, machine_pids, settled_fsck, start_witness
 
-pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc"), pytest.mark.long]
+pytestmark = [pytest.mark.requires("btrfs", "gvisor", "runc")]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,7 @@ def record_of(instance: Instance, sandbox_id: str) -> Path:
     return instance.root / "data/node/sandboxes" / f"{sandbox_id}.json"
 
 
+@pytest.mark.long
 def test_an_empty_database_beside_a_node_full_of_sandboxes(node: Instance) -> None:
     with client_of(node) as client:
         running = create(client, "runc", name="running", labels={"a": "b"})
@@ -109,6 +110,7 @@ def test_an_empty_database_beside_a_node_full_of_sandboxes(node: Instance) -> No
     assert node.json("node", "show")["paired"] is True
 
 
+@pytest.mark.long
 def test_an_older_copy_of_the_database(node: Instance) -> None:
     with client_of(node) as client:
         kept, gone, doomed = (create(client, "runc", name=name) for name in ("kept", "gone", "doomed"))
@@ -167,7 +169,6 @@ def test_the_record_is_lost_and_the_disk_is_not(node: Instance, damage: str) -> 
     settled_fsck(node)
 
 
-@pytest.mark.long
 def test_a_disk_that_nobody_knows_any_more(node: Instance) -> None:
     with client_of(node) as client:
         sandbox = create(client, "runc", name="one")
@@ -186,6 +187,7 @@ def test_a_disk_that_nobody_knows_any_more(node: Instance) -> None:
         assert list(client.quarantine.list()) == []
 
 
+@pytest.mark.long
 def test_fsck_repairs_while_both_daemons_are_dead(node: Instance) -> None:
     with client_of(node) as client:
         kept = create(client, "runc", name="kept")

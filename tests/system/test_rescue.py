@@ -6,8 +6,6 @@ from sandkeep.sdk import Client, Sandbox
 from sandkeep.sdk.errors import Conflict
 from support.instance import Instance
 
-pytestmark = pytest.mark.long
-
 MIB = 1 << 20
 FILL = "head -c {mib}M /dev/zero >> {path}; sync -f . 2>&1; stat -c %s {path} 2>/dev/null || echo 0"
 
@@ -22,6 +20,7 @@ def rescue(sandbox: Sandbox) -> str | None:
     return next((one.reason for one in sandbox.conditions if one.kind == "Rescue" and one.value), None)
 
 
+@pytest.mark.parametrize("runtime", ["runc", pytest.param("gvisor", marks=pytest.mark.long)])
 def test_a_full_disk_is_cleaned_in_rescue(client: Client, instance: Instance, runtime: str) -> None:
     sandbox = Sandbox.create("packed", template="test", runtime=runtime, memory="128MiB", disk=80 * MIB, client=client)
     packed = fill(sandbox, 200)

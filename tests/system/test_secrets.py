@@ -22,8 +22,6 @@ from sandkeep.sdk.errors import SandkeepError
 from support.instance import Instance, client_of, until
 from support.witness import machine_pids, settled_fsck
 
-pytestmark = pytest.mark.long
-
 ALLOWED = {
     "environment": ("data/node/sandboxes/*.json", "data/server/*"),  # a start needs it; both are for their owner alone
     "token": ("data/node/sandboxes/*.json",),
@@ -47,6 +45,9 @@ class Planted:
     neighbour: Sandbox
     told: list[str]
     """What callers were answered."""
+
+
+WATCHDOG = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 
 
 def _fresh(name: str) -> str:
@@ -181,7 +182,7 @@ def test_a_daemons_environment_is_a_list(planted: Planted) -> None:
     for name in ("keeper", "runner", "server"):
         text = Path(f"/proc/{planted.instance.pid(name)}/environ").read_bytes().decode()
         names = {line.partition("=")[0] for line in text.split("\0") if line}
-        assert {name for name in names if not name.startswith("SANDKEEP_")} <= {"PATH", "HOME", "LC_ALL"}
+        assert {name for name in names if not name.startswith("SANDKEEP_")} <= {"PATH", "HOME", "LC_ALL", *WATCHDOG}
         assert "SANDKEEP_DATA_FOLDER" in names
         assert not names & {"SANDKEEP_KEY", "SANDKEEP_URL", "SANDKEEP_HTTP_PROXY"}
 

@@ -7,7 +7,7 @@ import pytest
 
 from sandkeep.app.units import UnitFacts, UnitNames, units
 
-FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper", ("chown", "sys_admin"), 257)
+FACTS = UnitFacts("lab", Path("/opt/sandkeep/1/bin/python"), "keeper", ("chown", "sys_admin"), 257, 60.0)
 NAMES = UnitNames("lab")
 DAEMONS = (NAMES.runner, NAMES.server)
 

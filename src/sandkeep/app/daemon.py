@@ -4,9 +4,10 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -14,6 +15,7 @@ import uvicorn
 
 from sandkeep.domain.errors import Conflict
 from sandkeep.lib.files import write_durably
+from sandkeep.lib.together import together
 from sandkeep.telemetry.log import log
 
 RUNNER_CAPABILITIES = (
@@ -45,6 +47,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MALLOC_THRESHOLD = 1 << 20
 _LOCK_WITHIN = 2.0
 """Seconds."""
+_SIGNS = 4
+"""So many within the time after which silence counts."""
 
 
 def give_memory_back() -> None:
@@ -140,6 +144,38 @@ async def until_signalled(name: str) -> AsyncIterator[anyio.CancelScope]:
         tasks.start_soon(listen)
         yield tasks.cancel_scope
         tasks.cancel_scope.cancel()
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with giving_signs():
+            await work()
+
+    anyio.run(main)
+
+
+@asynccontextmanager
+async def giving_signs() -> AsyncIterator[None]:
+    """Signs of life while the body runs and the loop turns, to whom started us (systemd, the keeper) and asked for them."""
+    where, microseconds = os.environ.pop("NOTIFY_SOCKET", ""), os.environ.pop("WATCHDOG_USEC", "")
+    os.environ.pop("WATCHDOG_PID", "")
+    if not where or not microseconds.isdigit():
+        yield
+        return
+    address = "\0" + where[1:] if where.startswith("@") else where
+
+    async def give() -> None:
+        while True:
+            with suppress(OSError):  # a keeper that was killed: the next one listens there
+                notify.sendto(b"WATCHDOG=1", address)
+            await anyio.sleep(int(microseconds) / 1e6 / _SIGNS)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.setblocking(False)
+        async with together() as tasks:
+            tasks.start_soon(give)
+            yield
+            tasks.cancel_scope.cancel()
 
 
 class Listener(uvicorn.Server):

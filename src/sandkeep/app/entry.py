@@ -3,6 +3,7 @@
 Each imports what it needs by itself: the runner shall not carry the server's libraries (30 MB), nor the other way round.
 """
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,16 +106,16 @@ def purge(settings: Settings, say: "Say") -> None:
 
 
 def server(settings: Settings) -> None:
-    from sandkeep.app.daemon import give_memory_back
+    from sandkeep.app.daemon import give_memory_back, run
     from sandkeep.app.server import drop_privileges, run_server
 
     give_memory_back()
     drop_privileges(settings.user)
-    anyio.run(run_server, settings)
+    run(partial(run_server, settings))
 
 
 def runner(settings: Settings) -> None:
-    from sandkeep.app.daemon import RUNNER_CAPABILITIES, give_memory_back
+    from sandkeep.app.daemon import RUNNER_CAPABILITIES, give_memory_back, run
     from sandkeep.app.runner import run_runner
     from sandkeep.lib import privileges
 
@@ -122,7 +123,7 @@ def runner(settings: Settings) -> None:
     privileges.keep_capabilities(RUNNER_CAPABILITIES)
     privileges.leave_no_trace()
     privileges.use_descriptors()
-    anyio.run(run_runner, settings)
+    run(partial(run_runner, settings))
 
 
 def create_backup(settings: Settings, file: "Path") -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A minimal parent for hosts without systemd: starts the daemons, restarts the one that dies, with back-off.
 
-Run as a program (`python -m sandkeep.app.keeper INSTANCE RUN_FOLDER LOG_FOLDER PYTHON`); imports little, so that it costs
-little. It adopts daemons that a killed keeper left: the lock on their pid file tells that they live. SIGTERM ends the
-daemons and itself; sandboxes stay.
+Run as a program (`python -m sandkeep.app.keeper INSTANCE RUN_FOLDER LOG_FOLDER PYTHON WATCHDOG`); imports little, so that it
+costs little. It adopts daemons that a killed keeper left: the lock on their pid file tells that they live. One that gives no
+sign of life any more, as systemd's watchdog protocol has it, is killed, and started again. SIGTERM ends the daemons and itself;
+sandboxes stay.
 """
 
 import fcntl
@@ -10,13 +11,19 @@ import os
 import resource
 import select
 import signal
+import socket
+import struct
 import sys
 import time
 
 DAEMONS = ("runner", "server")
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.1, 10.0, 10.0
 _LOG_LIMIT = 16 << 20
-_LOOK_AT_LOGS = 10.0
+_LOOKS = 6
+_LONGEST_LOOK = 10.0
+"""So many times within the watchdog's seconds, but at least so often, logs and signs of life are looked at. Looks are counted,
+not seconds: a keeper that was itself held up, or whose host was, must not take that for silence."""
+_CREDENTIALS = struct.Struct("3i")
 
 
 def _locked_pid(path: str) -> int | None:
@@ -34,9 +41,45 @@ def _locked_pid(path: str) -> int | None:
         os.close(fd)
 
 
+class Signs:
+    """Signs of life: `WATCHDOG=1` from a daemon to NOTIFY_SOCKET; who sent it, the kernel says. A keeper that follows a killed
+    one takes the socket's place, and hears those that it adopts."""
+
+    def __init__(self, path: str, seconds: float, user: int) -> None:
+        """`user`: who else than root may speak: the server's, by number. What others could fill, they could silence."""
+        self.environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": str(int(seconds * 1e6))} if seconds else {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        self._socket.bind(path)
+        os.chmod(path, 0o600)
+        os.chown(path, user, -1)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def heard(self) -> set[int]:
+        """Pids of those that said so."""
+        pids: set[int] = set()
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
+            except BlockingIOError:
+                return pids
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and data == b"WATCHDOG=1":
+                    pids.add(_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0])
+
+
 class Daemon:
-    def __init__(self, name: str, instance: str, run_folder: str, log_folder: str, python: str) -> None:
+    def __init__(
+        self, name: str, instance: str, run_folder: str, log_folder: str, python: str, environment: dict[str, str]
+    ) -> None:
         self.name = name
+        self._environment = environment
         self._argv = [python, "-m", "sandkeep.cli.main", name, "--instance", instance]
         inner = "server/" if name == "server" else ""
         self._pid_file = f"{run_folder}/{inner}{name}.pid"
@@ -48,11 +91,12 @@ class Daemon:
         self._ours = False
         self._wait = _FIRST_WAIT
         self._begun = 0.0
+        self._silent: int | None = None
         self.due = 0.0
 
     def start(self) -> None:
         found = _locked_pid(self._pid_file)
-        self._begun = time.monotonic()
+        self._begun, self._silent = time.monotonic(), None
         if found:
             self.pid, self._ours = found, False
         else:
@@ -93,9 +137,24 @@ class Daemon:
             os.dup2(log, 2)
             os.closerange(3, 256)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            os.execv(self._argv[0], self._argv)  # noqa: S606 - our own interpreter, no shell
+            os.execve(self._argv[0], self._argv, {**os.environ, **self._environment})  # noqa: S606 - no shell
         finally:
             os._exit(127)
+
+    def lives(self) -> None:
+        self._silent = 0
+
+    def look(self, patience: float) -> None:
+        """Kill it if it was silent at so many looks. One that has not begun to speak is still starting."""
+        if self._silent is None or self.pidfd < 0:
+            return
+        self._silent += 1
+        if self._silent > patience:
+            print(
+                f"the {self.name} (pid {self.pid}) hangs: it is killed, and started again", file=sys.stderr, flush=True
+            )
+            self._silent = None
+            self.send(signal.SIGKILL)
 
     def ended(self) -> None:
         """Plan the next start."""
@@ -123,7 +182,7 @@ class Daemon:
 
 
 def main(argv: list[str]) -> int:
-    instance, run_folder, log_folder, python = argv
+    instance, run_folder, log_folder, python, watchdog = argv
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # see lib/privileges, which is too much to load here
     lock = os.open(f"{run_folder}/keeper.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -143,20 +202,32 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    daemons = [Daemon(name, instance, run_folder, log_folder, python) for name in DAEMONS]
+    signs = Signs(f"{run_folder}/keeper.notify", float(watchdog), os.stat(f"{run_folder}/server").st_uid)
+    daemons = [Daemon(name, instance, run_folder, log_folder, python, signs.environment) for name in DAEMONS]
+    every = min(_LONGEST_LOOK, float(watchdog) / _LOOKS or _LONGEST_LOOK)
+    patience = float(watchdog) / every
+    look = time.monotonic()
     while not stopping:
         now = time.monotonic()
+        heard = signs.heard()
         for daemon in daemons:
-            daemon.bound_log()
+            if daemon.pid in heard:
+                daemon.lives()
+            if now >= look:
+                daemon.bound_log()
+                daemon.look(patience)
             if daemon.pidfd < 0 and daemon.due <= now:
                 daemon.start()
+        if now >= look:
+            look = now + every
         poll = select.poll()
         poll.register(wake_read, select.POLLIN)
+        poll.register(signs, select.POLLIN)
         for daemon in daemons:
             if daemon.pidfd >= 0:
                 poll.register(daemon.pidfd, select.POLLIN)
         dues = [daemon.due for daemon in daemons if daemon.pidfd < 0]
-        timeout = max(0, min([time.monotonic() + _LOOK_AT_LOGS, *dues]) - time.monotonic()) * 1000 + 1
+        timeout = max(0, min([look, *dues]) - time.monotonic()) * 1000 + 1
         ready = {fd for fd, _ in poll.poll(timeout)}
         for daemon in daemons:
             if daemon.pidfd in ready:

@@ -132,7 +132,7 @@ async def make_services(
     sandboxes = Sandboxes(events, runner, guest, clock, Quota(allowance, clock))
     snapshots = Snapshots(events, sandboxes, runner, guest, clock)
     archives = Archives(events, sandboxes, snapshots, runner)
-    reach = Reach(sandboxes, runner, archives)
+    reach = Reach(sandboxes, runner, archives, guest)
     templates = Templates(events, sandboxes, reach, runner, guest, clock)
     installation = await keys.default_project()
     await keys.load()

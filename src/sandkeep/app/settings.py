@@ -74,6 +74,11 @@ class Settings(BaseModel):
     dns_rate: float = Field(100.0, gt=0, description="DNS queries per second and sandbox.")
     resolv_conf: Path = Field(Path("/etc/resolv.conf"), description="Whose resolvers answer for the guests.")
     boot_deadline: float = Field(30.0, gt=0, description="Seconds for an agent to answer after its boot.")
+    watchdog: float = Field(
+        60.0,
+        ge=0,
+        description="Seconds (or `2m`) without a sign of life after which a daemon is killed and started again; `off`: never.",
+    )
     archive_url: str = Field(
         "",
         description="The object store that archives go to: `s3://BUCKET/FOLDER`, `gs://...`, `az://...`, or a folder of this "
@@ -109,7 +114,7 @@ class Settings(BaseModel):
     def _sizes(cls, value: Any) -> Any:
         return _parsed(parse_size, value)
 
-    @field_validator("archive_verify_every", mode="before")
+    @field_validator("archive_verify_every", "watchdog", mode="before")
     @classmethod
     def _durations_or_off(cls, value: Any) -> Any:
         return 0.0 if value == "off" else _parsed(parse_duration, value)

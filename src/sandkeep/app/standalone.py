@@ -124,7 +124,8 @@ async def up(settings: Settings, say: Say) -> None:
 def _start_keeper(settings: Settings) -> None:
     if holder(settings.run_folder, "keeper"):
         return
-    arguments = [settings.instance, str(settings.run_folder), str(settings.log_folder), sys.executable]
+    folders = [str(settings.run_folder), str(settings.log_folder)]
+    arguments = [settings.instance, *folders, sys.executable, str(settings.watchdog)]
     keeper = Path(__file__).with_name("keeper.py")
     log = os.open(settings.log_folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

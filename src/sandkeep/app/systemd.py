@@ -22,7 +22,9 @@ def installed(instance: str) -> bool:
 
 async def start(settings: Settings) -> None:
     """Install and enable the units, and start them now."""
-    facts = UnitFacts(settings.instance, Path(sys.executable), settings.user, RUNNER_CAPABILITIES, await _version())
+    facts = UnitFacts(
+        settings.instance, Path(sys.executable), settings.user, RUNNER_CAPABILITIES, await _version(), settings.watchdog
+    )
     for name, text in units(facts).items():
         path = _FOLDER / name
         if not path.exists() or path.read_text() != text:

@@ -15,13 +15,14 @@ _SUBGROUPS_SINCE = 254
 @dataclass(frozen=True)
 class UnitFacts:
     """python: the interpreter of the installation; user: who the server runs as; capabilities: what the runner keeps,
-    by names such as sys_admin; systemd: its version."""
+    by names such as sys_admin; systemd: its version; watchdog: seconds of silence after which a daemon is started again."""
 
     instance: str
     python: Path
     user: str
     capabilities: Sequence[str]
     systemd: int
+    watchdog: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ CapabilityBoundingSet={" ".join(f"CAP_{name.upper()}" for name in facts.capabili
 UMask=0077
 LimitCORE=1
 LimitNOFILE=1048576
+WatchdogSec={facts.watchdog:g}
+WatchdogSignal=SIGKILL
+NotifyAccess=main
 TasksMax=infinity
 OOMScoreAdjust=-500
 
@@ -141,6 +145,9 @@ NoNewPrivileges=yes
 UMask=0077
 LimitCORE=1
 LimitNOFILE=1048576
+WatchdogSec={facts.watchdog:g}
+WatchdogSignal=SIGKILL
+NotifyAccess=main
 ProtectSystem=strict
 ProtectKernelLogs=yes
 ProtectKernelModules=yes

@@ -121,7 +121,9 @@ class Guest(Protocol):
     * Connections are kept per sandbox for reuse; `hang_up` closes all of them (before a memory save).
     """
 
-    async def dial(self, endpoint: Endpoint, port: int | None = None) -> ByteStream: ...
+    async def dial(self, endpoint: Endpoint, port: int | None = None) -> ByteStream:
+        """Raises GuestUnreachable; with `silent` among its details when nothing came back at all."""
+        ...
 
     async def wait_ready(self, endpoint: Endpoint, deadline: float) -> None:
         """Until the agent answers; `deadline` in seconds from now. Polls tightly at first (a boot is 20 to 150 ms)."""

@@ -141,7 +141,8 @@ class Browse:
             await self._reach.lost(reached)
             reached = await self._reach.agent(project_id, point.sandbox_id, wake=wake)
             there = await self._is_there(reached, goal)
-        counts = await self._put(reached, point, path, goal)
+        async with self._reach.attended(project_id, reached):
+            counts = await self._put(reached, point, path, goal)
         async with self._events.change() as ledger:
             shown = name_of(goal).decode("utf-8", "replace")[:200]
             await ledger.tell(

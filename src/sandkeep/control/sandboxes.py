@@ -38,6 +38,7 @@ from sandkeep.domain.names import check_name
 from sandkeep.domain.node import Observed, OperationRef, SandboxOnNode
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
+    Condition,
     ConditionKind,
     Hold,
     Persistence,
@@ -387,6 +388,16 @@ class Sandboxes:
             await ledger.tell(
                 EventKind.SANDBOX_OUT_OF_MEMORY, sandbox.project_id, sandbox.id, reason, processes=processes
             )
+
+    async def note_guest(self, sandbox: Sandbox, *, ready: bool, reason: str) -> None:
+        """Whether its agent answers. Not if anything was done to it since this `sandbox` was read."""
+        async with self._events.change() as ledger:
+            now = await store.by_id(ledger.transaction, sandbox.id)
+            if now is None or (now.status.phase, now.status.since) != (Phase.RUNNING, sandbox.status.since):
+                return
+            condition = Condition(ConditionKind.GUEST_READY, ready, reason, self._clock.now())
+            after = replace(now, status=now.status.with_condition(condition))
+            await store.save(ledger.transaction, after, now.epoch)
 
     # -- the frame around every change
 

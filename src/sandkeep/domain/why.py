@@ -10,12 +10,14 @@ from sandkeep.domain.event import Event, EventKind
 from sandkeep.domain.restart import OnFailure
 from sandkeep.domain.sandbox import (
     DEADLINES,
+    Condition,
     ConditionKind,
     Hold,
     OnExpiry,
     Persistence,
     Phase,
     Sandbox,
+    Status,
 )
 
 EVENTS = 20
@@ -38,6 +40,7 @@ _DOING = {
 }
 
 _WORTH_TELLING = {
+    ConditionKind.GUEST_READY: False,
     ConditionKind.MEMORY_SAVABLE: False,
     ConditionKind.CONNECTIONS_RESET: True,
     ConditionKind.OUT_OF_MEMORY: True,
@@ -47,7 +50,7 @@ _WORTH_TELLING = {
     ConditionKind.RECORD_LOST: True,
     ConditionKind.ARCHIVE_DAMAGED: True,
 }
-"""The value that says something is not as it should be. DiskReady and GuestReady are told by the phase."""
+"""The value that says something is not as it should be. DiskReady is told by the phase, as is GuestReady of what does not run."""
 
 _TROUBLE = frozenset(
     {
@@ -115,13 +118,17 @@ def _because(sandbox: Sandbox, events: Sequence[Event]) -> list[str]:
     """The reason, what is not as it should be, and the last trouble; nothing twice."""
     status = sandbox.status
     reasons = [status.reason] if status.reason else []
-    for condition in status.conditions:
-        if _WORTH_TELLING.get(condition.kind) is condition.value:
-            reasons.append(f"{condition.kind}: {condition.reason}")
+    for condition in _worth_telling(status):
+        reasons.append(f"{condition.kind}: {condition.reason}")
     trouble = next((event for event in reversed(events) if event.kind in _TROUBLE and event.reason), None)
     if trouble and not any(trouble.reason in reason or reason in trouble.reason for reason in reasons):
         reasons.append(f"before that: {trouble.reason}")
     return reasons
+
+
+def _worth_telling(status: Status) -> list[Condition]:
+    told = [c for c in status.conditions if _WORTH_TELLING.get(c.kind) is c.value]
+    return [c for c in told if c.kind is not ConditionKind.GUEST_READY or status.phase is Phase.RUNNING]
 
 
 def _next(sandbox: Sandbox) -> list[Next]:
@@ -238,13 +245,15 @@ def is_lost(sandbox: Sandbox) -> bool:
 
 def _against_conditions(sandbox: Sandbox, name: str) -> list[Remedy]:
     found = []
-    for condition in sandbox.status.conditions:
-        if _WORTH_TELLING.get(condition.kind) is not condition.value:
-            continue
+    for condition in _worth_telling(sandbox.status):
         match condition.kind:
             case ConditionKind.ARCHIVE_DAMAGED:
                 again = f"sandkeep archive --verify {name}"
                 found.append(Remedy(again, "look again, after what is damaged was put back from a copy of the store"))
+            case ConditionKind.GUEST_READY:
+                found.append(
+                    Remedy(f"sandkeep stop {name}", "end the machine that does not answer; start makes another")
+                )
             case ConditionKind.OUT_OF_MEMORY:
                 found.append(Remedy(f"sandkeep update {name} --memory SIZE", "give it more memory"))
             case ConditionKind.MEMORY_SAVABLE:

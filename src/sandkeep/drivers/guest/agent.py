@@ -74,8 +74,10 @@ class AgentGuest:
         try:
             with anyio.fail_after(_CONNECT_TIMEOUT):
                 return await anyio.connect_tcp(endpoint.address, port or endpoint.port)
-        except (OSError, TimeoutError) as error:
-            raise GuestUnreachable(f"the agent at {endpoint.address} does not answer: {error or 'timeout'}") from error
+        except TimeoutError as error:
+            raise GuestUnreachable(f"the agent at {endpoint.address} does not answer", silent=True) from error
+        except OSError as error:
+            raise GuestUnreachable(f"the agent at {endpoint.address} does not answer: {error}") from error
 
     async def hang_up(self, sandbox_address: str) -> None:
         pool = self._pools.pop(sandbox_address, None)

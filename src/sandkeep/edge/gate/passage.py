@@ -5,7 +5,7 @@ stranger's: it is sent as a download that no browser runs.
 """
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qsl, urlencode
 
 import anyio
@@ -60,14 +60,30 @@ async def pass_through(
     names = {name for name, _ in scope["headers"]}
     has_body = b"content-length" in names or b"transfer-encoding" in names
     reached = await reach.agent(project_id, reference, wake=wake)
+
+    async def relay() -> None:
+        answered = False
+
+        async def answer(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            async with reach.attended(project_id, reached) as heard:
+                await _relay(scope, receive, answer, guest, reached, target, headers, has_body, heard)
+        except GuestUnreachable as error:
+            error.details["answered"] = answered
+            raise
+
     try:
-        await _relay(scope, receive, send, guest, reached, target, headers, has_body)
+        await relay()
     except GuestUnreachable as error:
         await reach.lost(reached)
-        if has_body or error.details.get("answered"):
+        if has_body or error.details["answered"] or error.details.get("hangs"):
             raise
         reached = await reach.agent(project_id, reference, wake=wake)
-        await _relay(scope, receive, send, guest, reached, target, headers, has_body)
+        await relay()
 
 
 async def _relay(
@@ -79,6 +95,7 @@ async def _relay(
     target: str,
     headers: list[tuple[bytes, bytes]],
     has_body: bool,
+    heard: Callable[[], None],
 ) -> None:
     consumed = anyio.Event()
 
@@ -86,8 +103,9 @@ async def _relay(
         while True:
             message: Message = await receive()
             if message["type"] == "http.disconnect":
-                raise GuestUnreachable("the client went away in the middle of its request", answered=True)
+                raise GuestUnreachable("the client went away in the middle of its request")
             if message.get("body"):
+                heard()  # it took the piece before
                 yield message["body"]
             if not message.get("more_body"):
                 consumed.set()
@@ -95,7 +113,6 @@ async def _relay(
 
     if not has_body:
         consumed.set()
-    answered = False
     async with together() as tasks:
 
         async def watch_client() -> None:
@@ -110,13 +127,10 @@ async def _relay(
                 reached.endpoint, scope["method"], target, headers, body() if has_body else None
             ) as answer:
                 kept = [(name.lower(), value) for name, value in answer.headers if name.lower() in _RETURNED]
-                answered = True
                 await send({"type": "http.response.start", "status": answer.status, "headers": kept + GUARDS})
                 async for chunk in answer.body:
+                    heard()
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except GuestUnreachable as error:
-            error.details["answered"] = answered
-            raise
         finally:
             tasks.cancel_scope.cancel()

@@ -26,15 +26,19 @@ async def _run(use: Services, project_id: str, ref: str, asked: ExecRequest) -> 
     if asked.snapshot_first:
         await use.snapshots.create(project_id, ref, reason="before a command", cause=Cause.EXEC)
     reached = await use.reach.agent(project_id, ref, wake=not asked.no_resume)
+
+    async def run() -> ExecResult:
+        async with use.reach.attended(project_id, reached):
+            return await use.guest.exec(reached.endpoint, request)
+
     try:
-        done = await use.guest.exec(reached.endpoint, request)
+        return await run()
     except GuestUnreachable as error:
         await use.reach.lost(reached)
         if not error.message.startswith("the agent at"):
             raise await _explained(use, reached.id, error) from error
-        reached = await use.reach.agent(project_id, ref, wake=not asked.no_resume)
-        done = await use.guest.exec(reached.endpoint, request)
-    return done
+    reached = await use.reach.agent(project_id, ref, wake=not asked.no_resume)
+    return await run()
 
 
 async def _explained(use: Services, sandbox_id: str, error: GuestUnreachable) -> GuestUnreachable:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from sandkeep.domain.names import check_env, check_user
 from sandkeep.edge.api.services import Services
 from sandkeep.edge.gate.problems import problem
 from sandkeep.lib.connect import END_FLAG, STREAM_TYPE, Deframer, frame
-from sandkeep.lib.together import first_cause
+from sandkeep.lib.together import together
 
 _NOT_FOUND, _NOT_RUNNING, _BROKEN, _BAD = 4404, 4409, 1012, 4400
 _MAX_INPUT = 64 << 10
@@ -45,7 +45,8 @@ class _Terminal:
             wake = query.get("no_resume", "").lower() not in ("1", "true", "yes")
             start = _start_message(websocket)
             headers = _headers(query.get("user"))
-            self._reached = await self._services.reach.agent(who.project_id, websocket.path_params["ref"], wake=wake)
+            reach, project_id = self._services.reach, who.project_id
+            self._reached = await reach.agent(project_id, websocket.path_params["ref"], wake=wake)
         except SandkeepError as error:
             await websocket.accept()
             await websocket.send_text(json.dumps({"error": problem(error)}))
@@ -56,20 +57,18 @@ class _Terminal:
         sender, receiver = anyio.create_memory_object_stream[dict[str, Any]](16)
         code = _BROKEN
         try:
-            async with anyio.create_task_group() as tasks:
+            async with reach.attended(project_id, self._reached) as heard, together() as tasks:
                 tasks.start_soon(self._client, sender, tasks.cancel_scope)
-                code = await self._output(method, start, headers, tasks, receiver)
+                code = await self._output(method, start, headers, tasks, receiver, heard)
                 tasks.cancel_scope.cancel()
-        except ExceptionGroup as group:
-            failure = first_cause(group)
-            if isinstance(failure, WebSocketDisconnect):
-                return
-            if isinstance(failure, SandkeepError):
-                with suppress(Exception):
-                    await websocket.send_text(json.dumps({"error": problem(failure)}))
-                code = _close_code(failure)
-            elif not isinstance(failure, OSError):
-                raise
+        except WebSocketDisconnect:
+            return
+        except SandkeepError as failure:
+            with suppress(Exception):
+                await websocket.send_text(json.dumps({"error": problem(failure)}))
+            code = _close_code(failure)
+        except OSError:
+            pass
         with suppress(Exception):
             await websocket.close(code)
 
@@ -80,6 +79,7 @@ class _Terminal:
         headers: list[tuple[bytes, bytes]],
         tasks: anyio.abc.TaskGroup,
         receiver: MemoryObjectReceiveStream[dict[str, Any]],
+        heard: Callable[[], None],
     ) -> int:
         """The agent's events to the client, to the end. Returns the close code."""
         frames = Deframer()
@@ -87,6 +87,7 @@ class _Terminal:
             self._reached.endpoint, "POST", f"/process.Process/{method}", headers, frame(start)
         ) as answer:
             async for chunk in answer.body:
+                heard()
                 for flags, message in frames.feed(chunk):
                     if flags & END_FLAG:
                         failure = message.get("error")
