@@ -54,6 +54,17 @@ class Store:
                 os.close(fd)
 
 
+def test_an_archive_of_the_first_format_is_read(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    fill_tree(tmp_path / "disk")
+    old, store = DataKey(bytes(range(32)), format=1), Store()
+    made = store.pack(tmp_path / "disk", key=old)
+    manifest = fmt.write_manifest(replace(HEAD, format=1), made.body, old, SIGNING)
+    store.unpack(read_manifest(manifest, KEY, SIGNING), tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "disk")
+    assert not set(made.body.content) & set(Store().pack(tmp_path / "disk").body.content)
+
+
 @pytest.fixture
 def packed(tmp_path: Path) -> tuple[Store, Manifest]:
     (tmp_path / "disk").mkdir()
@@ -193,8 +204,8 @@ def test_a_manifest_of_somebody_else_is_none_of_ours() -> None:
         read_manifest(_manifest(), KEY, b"t" * 32)
     with pytest.raises(DamagedError, match="sealed with another key"):
         read_manifest(_manifest(), DataKey(new_key()), SIGNING)
-    newer = fmt.write_manifest(replace(HEAD, format=2), Body(1, 0, (), ()), KEY, SIGNING)
-    with pytest.raises(DamagedError, match="of format 2"):
+    newer = fmt.write_manifest(replace(HEAD, format=3), Body(1, 0, (), ()), KEY, SIGNING)
+    with pytest.raises(DamagedError, match="of format 3"):
         read_manifest(newer, KEY, SIGNING)
 
 

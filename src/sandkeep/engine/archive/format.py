@@ -12,13 +12,14 @@ import re
 import stat
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from sandkeep.engine.archive.keys import MAC, NAME, DamagedError, DataKey, sign
+from sandkeep.engine.archive.keys import FORMATS, MAC, NAME, DamagedError, DataKey, sign
 
-FORMAT = 1
+FORMAT = FORMATS[-1]
 PIECE = 1 << 20
 """Bytes of content in one piece, at most."""
 SEALED = PIECE + 4096
@@ -132,8 +133,8 @@ def _counted(data: bytes, limit: int) -> tuple[bytes, bytes]:
 
 def _head_from_json(data: dict[str, Any]) -> Head:
     number = data.get("format")
-    if number != FORMAT:
-        raise DamagedError(f"the archive is of format {number!r:.20}, and this version reads {FORMAT}")
+    if number not in FORMATS:
+        raise DamagedError(f"the archive is of format {number!r:.20}, and this version reads up to {FORMAT}")
     try:
         head = Head(**data)
     except TypeError as error:
@@ -205,12 +206,14 @@ def pieces_of(data: Any, size: int, table: int) -> tuple[tuple[int, int], ...]:
 
 # -- entries of the index
 
+_NONE: Mapping[str, bytes] = MappingProxyType({})
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
-@dataclass(frozen=True)
-class Entry:
-    """One name on the disk. parent: number of the folder that it is in (the root is 0, and has itself); link: the target of a
-    symlink; same: the number of the entry that it is another name of; at: (piece, offset in it) of a small file; pieces: of a
-    large one. kind: d, f, l, h (another name), p (FIFO), s (socket), c, b (device)."""
+
+class Entry(NamedTuple):
+    """One name on the disk; a tuple, since there are many. parent: number of the folder that it is in (the root is 0, and has
+    itself); link: the target of a symlink; same: the number of the entry that it is another name of; at: (piece, offset in
+    it) of a small file; pieces: of a large one. kind: d, f, l, h (another name), p (FIFO), s (socket), c, b (device)."""
 
     parent: int
     name: bytes
@@ -225,7 +228,7 @@ class Entry:
     device: tuple[int, int] = (0, 0)
     at: tuple[int, int] | None = None
     pieces: tuple[tuple[int, int], ...] = ()
-    xattrs: dict[str, bytes] = field(default_factory=dict)
+    xattrs: Mapping[str, bytes] = _NONE
 
 
 def write_entry(entry: Entry, numbers: Sequence[int] | None = None) -> bytes:
@@ -248,7 +251,7 @@ def write_entry(entry: Entry, numbers: Sequence[int] | None = None) -> bytes:
         data["d"] = entry.device
     if entry.xattrs:
         data["x"] = {name: b64encode(value).decode() for name, value in entry.xattrs.items()}
-    return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+    return _compact(data).encode() + b"\n"
 
 
 def read_entries(index: Iterator[bytes], entries: int, table: int) -> Iterator[Entry]:
@@ -301,7 +304,8 @@ def _entry(data: dict[str, Any], number: int, kinds: bytearray, table: int) -> E
         size = data["s"]
         if not _whole(size, _MOST_SIZE):
             raise ValueError("its size cannot be")
-        pieces = pieces_of(data.get("c", []), size, table)
+        if "c" in data:
+            pieces = pieces_of(data["c"], size, table)
         if "a" in data:
             piece, offset = data["a"]
             if not _whole(piece, table - 1) or not _whole(offset, PIECE) or offset + size > PIECE or pieces:
@@ -321,7 +325,9 @@ def _entry(data: dict[str, Any], number: int, kinds: bytearray, table: int) -> E
     )
 
 
-def _xattrs(data: dict[str, str]) -> dict[str, bytes]:
+def _xattrs(data: dict[str, str]) -> Mapping[str, bytes]:
+    if not data:
+        return _NONE
     if len(data) > _MOST_XATTRS:
         raise ValueError("it has too many attributes")
     found = {name: b64decode(value, validate=True) for name, value in data.items()}
@@ -367,7 +373,7 @@ def _bytes(text: str, limit: int) -> bytes:
 
 def _json(data: bytes, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = json.loads(data.decode())  # given bytes, it would look for their encoding
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{what} cannot be read") from error
     if not isinstance(found, dict):

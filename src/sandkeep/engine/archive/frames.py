@@ -44,12 +44,14 @@ def send(pipe: BinaryIO, kind: bytes, *data: bytes) -> None:
         pipe.write(part)
 
 
-def receive(pipe: BinaryIO) -> tuple[bytes, bytes]:
-    """Raises EOFError when the other side is gone."""
+def receive(pipe: BinaryIO, limit: int = MOST) -> tuple[bytes, bytes]:
+    """limit: bytes of all but the last one. Raises EOFError when the other side is gone, ValueError."""
     begun = pipe.read(HEAD)
     if len(begun) < HEAD:
         raise EOFError
     kind, size = parse_head(begun)
+    if size > limit and kind != DONE:
+        raise ValueError("a frame is too long")
     data = pipe.read(size)
     if len(data) < size:
         raise EOFError

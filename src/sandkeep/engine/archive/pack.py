@@ -133,9 +133,9 @@ class Packer:
         if kind == "f":
             return self._file(folder, name, entry, found.st_size)
         if kind == "l":
-            entry = replace(entry, link=os.fsencode(os.readlink(name, dir_fd=folder)))
+            entry = entry._replace(link=os.fsencode(os.readlink(name, dir_fd=folder)))
         elif kind in "cb":
-            entry = replace(entry, device=(os.major(found.st_rdev), os.minor(found.st_rdev)))
+            entry = entry._replace(device=(os.major(found.st_rdev), os.minor(found.st_rdev)))
         return self._keep(entry)
 
     def _file(self, folder: int, name: str, entry: Entry, size: int) -> Entry:
@@ -143,15 +143,15 @@ class Packer:
         file = os.open(name, _PLAIN, dir_fd=folder)
         try:
             if size > _SMALL:
-                return self._keep(replace(entry, size=size, pieces=tuple(self._pieces(file, size))))
+                return self._keep(entry._replace(size=size, pieces=tuple(self._pieces(file, size))))
             data = _read(file, size, 0)
         finally:
             os.close(file)
         if not data.strip(b"\0"):
-            return self._keep(replace(entry, size=size))
+            return self._keep(entry._replace(size=size))
         if len(self._shared) + len(data) > PIECE:
             self._end_shared()
-        placed = replace(entry, size=size, at=(-1, len(self._shared)))
+        placed = entry._replace(size=size, at=(-1, len(self._shared)))
         self._shared += data
         self._waiting.append(placed)
         if zlib.crc32(entry.name) % _ENDS == 0:
@@ -168,7 +168,7 @@ class Packer:
             if at[0] not in self._again:
                 self._again[at[0]] = self._ready(content[at[0]])
             at = self._again[at[0]], at[1]
-        return self._keep(replace(former, parent=parent, name=plain, at=at, pieces=pieces))
+        return self._keep(former._replace(parent=parent, name=plain, at=at, pieces=pieces))
 
     def _keep(self, entry: Entry) -> Entry:
         """After those that wait."""
@@ -184,7 +184,7 @@ class Packer:
         ticket = self._piece(bytes(self._shared))
         for entry in self._waiting:
             mine = entry.at is not None and entry.at[0] < 0
-            self._write(replace(entry, at=(ticket, entry.at[1])) if mine and entry.at else entry)
+            self._write(entry._replace(at=(ticket, entry.at[1])) if mine and entry.at else entry)
         self._waiting.clear()
         self._shared.clear()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from sandkeep.engine.archive import carry, frames
-from sandkeep.engine.archive.format import PIECE, body_to_json, read_entries, read_manifest
+from sandkeep.engine.archive.format import FORMAT, PIECE, body_to_json, read_entries, read_manifest
 from sandkeep.engine.archive.former import MOST_ENTRIES, Former
 from sandkeep.engine.archive.hands import Hands
 from sandkeep.engine.archive.keys import NAME, DamagedError, DataKey
@@ -110,12 +110,13 @@ def _do(
 
 
 def _former(task: dict[str, Any], key: DataKey, known: set[bytes], reader: BinaryIO, writer: BinaryIO) -> Former | None:
-    """None: what came is not it, or too large: then all is read."""
+    """None: what came is not it, too large, or of another format: then all is read."""
     kind, manifest = frames.receive(reader)
     assert kind == frames.MANIFEST
     try:
-        body = read_manifest(manifest, key, bytes.fromhex(task["signing"])).body
-        if body.entries > MOST_ENTRIES:
+        believed = read_manifest(manifest, key, bytes.fromhex(task["signing"]))
+        body = believed.body
+        if body.entries > MOST_ENTRIES or believed.head.format != FORMAT:
             return None
         sealed = list(_fetch(body.index, reader, writer))
         pieces = (key.open(b"index", *piece, PIECE) for piece in zip(body.index, sealed, strict=True))

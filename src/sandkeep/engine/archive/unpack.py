@@ -27,7 +27,7 @@ Fetch = Callable[[tuple[bytes, ...]], Iterator[bytes]]
 class Unpacker:
     def __init__(self, key: DataKey, manifest: Manifest, fetch: Fetch, hands: Hands | None = None) -> None:
         self._hands = hands or Hands(0)
-        self._key = key
+        self._key = key.of(manifest.head.format)
         self._body: Body = manifest.body
         self._fetch = fetch
 

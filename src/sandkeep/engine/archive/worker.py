@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.to_thread import run_sync
 
 from sandkeep.domain.errors import Internal, NoCapacity
 from sandkeep.engine.archive import carry, frames
@@ -104,7 +105,7 @@ class Worker:
                 while True:
                     kind, data = await pipes.receive(SEALED + NAME)
                     if former and kind == frames.WANT:  # of the former index: a few
-                        await pipes.send(frames.PIECE, data + await former.get(data.hex()))
+                        await pipes.send(frames.PIECE, data, await former.get(data.hex()))
                         continue
                     if kind != frames.PIECE:
                         break
@@ -187,7 +188,7 @@ class Worker:
             raise
         os.close(to[0])
         os.close(out[1])
-        pipes = await _Pipes.open(out[0], to[1])
+        pipes = _Pipes(out[0], to[1])
         try:
             task = {"do": do, "folders": folders, "key": key.hex(), "user": self._user, **more}
             try:
@@ -200,11 +201,11 @@ class Worker:
                     f"the archive's program ended ({await child.wait()}): {words[-1] if words else error!r}"
                 ) from error
         finally:
-            pipes.close()
             os.close(said)
-            if child.code is None:
-                with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_PATIENCE, shield=True):
+                if child.code is None:
                     await process.kill([child.pid])
+                await pipes.close()
 
 
 async def _served(pipes: "_Pipes", get: Get) -> dict[str, Any]:
@@ -221,7 +222,7 @@ async def _served(pipes: "_Pipes", get: Get) -> dict[str, Any]:
             name, task = await wanted.get()
             piece = await task
             with suppress(ConnectionError):  # it has ended: what it said last is still to be read
-                await pipes.send(frames.PIECE, name + piece)
+                await pipes.send(frames.PIECE, name, piece)
 
     delivering = asyncio.create_task(deliver())
     tasks: set[asyncio.Task[Any]] = {delivering}
@@ -310,37 +311,31 @@ class _Crew:
 
 
 class _Pipes:
-    """The program's output and input."""
+    """The program's output and input, by threads: through asyncio's own pipes a piece costs ten times as much."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: asyncio.BaseTransport):
-        self._reader = reader
-        self._writer = writer
-        self._transport = transport
+    def __init__(self, out: int, to: int) -> None:
+        self._out = os.fdopen(out, "rb", buffering=1 << 16)
+        self._to = os.fdopen(to, "wb", buffering=1 << 16)
+        self._threads = anyio.CapacityLimiter(2)
+        """One for each direction, and none of those that others wait for: a program may be silent for long."""
 
-    @classmethod
-    async def open(cls, out: int, to: int) -> "_Pipes":
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=4 << 20)
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(out, "rb", buffering=0)
-        )
-        sending, protocol = await loop.connect_write_pipe(
-            lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(to, "wb", buffering=0)
-        )
-        return cls(reader, asyncio.StreamWriter(sending, protocol, None, loop), transport)
-
-    async def send(self, kind: bytes, data: bytes) -> None:
-        self._writer.write(frames.head(kind, len(data)))
-        self._writer.write(data)
-        await self._writer.drain()
+    async def send(self, kind: bytes, *data: bytes) -> None:
+        """Raises ConnectionError."""
+        await run_sync(self._send, kind, *data, abandon_on_cancel=True, limiter=self._threads)
 
     async def receive(self, limit: int) -> tuple[bytes, bytes]:
         """limit: of all but the last frame. Raises EOFError, ValueError."""
-        kind, size = frames.parse_head(await self._reader.readexactly(frames.HEAD))
-        if size > limit and kind != frames.DONE:
-            raise ValueError("a frame is too long")
-        return kind, await self._reader.readexactly(size)
+        return await run_sync(frames.receive, self._out, limit, abandon_on_cancel=True, limiter=self._threads)
 
-    def close(self) -> None:
-        self._writer.close()
-        self._transport.close()
+    def _send(self, kind: bytes, *data: bytes) -> None:
+        frames.send(self._to, kind, *data)
+        self._to.flush()
+
+    async def close(self) -> None:
+        """When the program has ended: no thread waits for it any more."""
+        await run_sync(self._close, abandon_on_cancel=True, limiter=self._threads)
+
+    def _close(self) -> None:
+        for pipe in (self._out, self._to):
+            with suppress(OSError):  # what was not sent goes nowhere
+                pipe.close()
