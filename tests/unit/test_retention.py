@@ -111,7 +111,7 @@ def test_the_log_of_a_running_daemon_is_bounded(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(keeper, "_LOG_LIMIT", 1000)
     log = tmp_path / "server.log"
     running = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # as the daemon has it
-    daemon = keeper.Daemon("server", "x", str(tmp_path), str(tmp_path), "python")
+    daemon = keeper.Daemon("server", "x", str(tmp_path), str(tmp_path), "python", {})
     lines = [b"line %04d\n" % number for number in range(300)]
     kept = b""
     for line in lines:
