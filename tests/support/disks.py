@@ -99,7 +99,9 @@ async def bench(kind: str, work: Path) -> AsyncIterator[Bench]:
     finally:
         if isinstance(driver, BtrfsDisks):
             await driver.close()
-    with anyio.fail_after(180):  # who enters a namespace of mounts elsewhere (a template's build) holds a copy of every mount
+    with anyio.fail_after(
+        180
+    ):  # who enters a namespace of mounts elsewhere (a template's build) holds a copy of every mount
         while remains(work):
             await anyio.sleep(0.05)
 
