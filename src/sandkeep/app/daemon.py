@@ -44,7 +44,9 @@ RUNNER_CAPABILITIES = (
 the kernel's modules and clock, raw devices, BPF, tracing, audit and security modules, and all that nothing asked for."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_MALLOC_THRESHOLD = 1 << 20
+_MALLOC_THRESHOLD = 4 << 20
+"""Bytes. Above what archives, uploads and checksums work with at a time: each such block would be a mapping of its own, and its
+pages made anew, which costs five times as much as the copy."""
 _LOCK_WITHIN = 2.0
 """Seconds."""
 _SIGNS = 4
