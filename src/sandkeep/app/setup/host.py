@@ -3,7 +3,9 @@
 import os
 import pwd
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from sandkeep.drivers.disk.btrfs.disks import BtrfsDisks
 from sandkeep.drivers.disk.btrfs.pool import SMALLEST, Pool, default_size
 from sandkeep.drivers.images.debian import DebianBuilder
 from sandkeep.drivers.images.root import check_root
-from sandkeep.drivers.network.host import insert_accept_rule, overlapping_routes
+from sandkeep.drivers.network.host import OverlappingRoute, insert_accept_rule, overlapping_routes
 from sandkeep.drivers.network.nftables import open_nft
 from sandkeep.engine import writer
 from sandkeep.engine.records import Records
@@ -42,6 +44,8 @@ from sandkeep.lib import process
 from sandkeep.lib.files import write_durably
 
 Say = Callable[[str], None]
+
+_OURS = IPv4Network("10.192.0.0/10")
 
 
 async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("base",), asked: dict[str, Any]) -> None:
@@ -60,7 +64,7 @@ async def setup(settings: Settings, say: Say, *, templates: tuple[str, ...] = ("
     prepare_folders(settings)
     _identify(settings)
     install_agent(settings.agents_folder)
-    _check_network(settings)
+    settings = _with_free_addresses(settings, asked, say)
     changes.enable_forwarding(settings, say)
     inserted = await run_sync(insert_accept_rule, open_nft(), wiring.network_settings(settings))
     for chain in inserted:
@@ -147,18 +151,47 @@ def _identify(settings: Settings) -> None:
         write_durably(path, wiring.new_node_id().encode(), 0o600)
 
 
-def _check_network(settings: Settings) -> None:
-    """Raises Conflict when the host's routes overlap our addresses."""
-    found = [
-        route
-        for route in overlapping_routes(wiring.network_settings(settings))
-        if not route.interface.startswith(f"{settings.prefix}v")
-    ]
-    if found:
-        raise Conflict(
-            f"the host reaches {found[0].network} through {found[0].interface}, which overlaps our {found[0].ours}",
-            hint="choose other addresses: sandkeep setup --address-range 10.64.0.0/16",
-        )
+def _with_free_addresses(settings: Settings, asked: dict[str, Any], say: Say) -> Settings:
+    """Another range, where the instance has the one that follows from its name, and the host uses that otherwise. Raises Conflict
+    when the host's routes overlap the range that was chosen, or all."""
+    taken = _overlaps(settings)
+    if not taken:
+        return settings
+    if asked.get("address_range") or not _may_move(settings):
+        raise _overlapping(taken[0])
+    for following in ranges_after(settings.address_range):
+        moved = settings.model_copy(update={"address_range": following})
+        if not _overlaps(moved):
+            say(f"the host uses {taken[0].network} ({taken[0].interface}): our addresses are {following}")
+            return moved
+    raise _overlapping(taken[0])
+
+
+def ranges_after(first: IPv4Network) -> Iterator[IPv4Network]:
+    """Those of its size within 10.192.0.0/10, from it on and around."""
+    every = list(_OURS.subnets(new_prefix=first.prefixlen))
+    at = next(place for place, network in enumerate(every) if network == first)
+    yield from every[at + 1 :] + every[:at]
+
+
+def _may_move(settings: Settings) -> bool:
+    """Nobody chose its range, and no sandbox has an address of it."""
+    path = config_file(settings.instance)
+    written = tomllib.loads(path.read_text()) if path.exists() else {}
+    derived = IPv4Network(settings_module.derive(settings.instance)["address_range"])
+    return settings.address_range == derived and "address_range" not in written
+
+
+def _overlaps(settings: Settings) -> list[OverlappingRoute]:
+    found = overlapping_routes(wiring.network_settings(settings))
+    return [route for route in found if not route.interface.startswith(f"{settings.prefix}v")]
+
+
+def _overlapping(route: OverlappingRoute) -> Conflict:
+    return Conflict(
+        f"the host reaches {route.network} through {route.interface}, which overlaps our {route.ours}",
+        hint="choose other addresses: sandkeep setup --address-range 10.64.0.0/16",
+    )
 
 
 def _check_pool_size(settings: Settings) -> None:
