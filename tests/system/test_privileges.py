@@ -29,6 +29,7 @@ OPEN_TO_OTHERS = {
     ),
     "run": (0o711, "the server passes through to its own folder and to the runner's socket"),
     "run/runner.sock": (0o660, "the server's group, which has no member but its user, asks the runner"),
+    "run/keeper.notify": (0o660, "and gives signs of life to the keeper"),
     "run/netns/*": (0o444, "a namespace, whose mode the kernel gives; the folder is root's"),
     "run/runsc/logs/*.panic": (0o644, "gVisor writes this and the next two, in folders that are root's alone"),
     "run/runsc/state/*.sock": (0o755, ""),

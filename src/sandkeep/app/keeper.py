@@ -45,8 +45,8 @@ class Signs:
     """Signs of life: `WATCHDOG=1` from a daemon to NOTIFY_SOCKET; who sent it, the kernel says. A keeper that follows a killed
     one takes the socket's place, and hears those that it adopts."""
 
-    def __init__(self, path: str, seconds: float, user: int) -> None:
-        """`user`: who else than root may speak: the server's, by number. What others could fill, they could silence."""
+    def __init__(self, path: str, seconds: float, group: int) -> None:
+        """`group`: who else than root may speak: the server's, by number. What others could fill, they could silence."""
         self.environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": str(int(seconds * 1e6))} if seconds else {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -55,8 +55,8 @@ class Signs:
         except FileNotFoundError:
             pass
         self._socket.bind(path)
-        os.chmod(path, 0o600)
-        os.chown(path, user, -1)
+        os.chown(path, -1, group)
+        os.chmod(path, 0o660)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -202,7 +202,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signs = Signs(f"{run_folder}/keeper.notify", float(watchdog), os.stat(f"{run_folder}/server").st_uid)
+    signs = Signs(f"{run_folder}/keeper.notify", float(watchdog), os.stat(f"{run_folder}/server").st_gid)
     daemons = [Daemon(name, instance, run_folder, log_folder, python, signs.environment) for name in DAEMONS]
     every = min(_LONGEST_LOOK, float(watchdog) / _LOOKS or _LONGEST_LOOK)
     patience = float(watchdog) / every
