@@ -79,8 +79,8 @@ class Reduced:
 
 
 def _distance(lines: set[str], sites: set[str]) -> int:
-    """Between the nearest two of one module, in lines."""
-    places = [(line.split(":"), site.split(":")) for line in lines for site in sites]
+    """Between the nearest two of one module, in lines. The calls of a deletion are sites, too, and no lines."""
+    places = [(line.split(":"), site.split(":")) for line in lines for site in sites if ":" in site]
     return min((abs(int(at) - int(near)) for (of, at), (other, near) in places if of == other), default=1 << 30)
 
 
