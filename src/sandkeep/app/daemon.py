@@ -149,6 +149,8 @@ async def until_signalled(name: str) -> AsyncIterator[anyio.CancelScope]:
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
+    """The daemon's whole life, with signs of it from its first moment on."""
+
     async def main() -> None:
         async with giving_signs():
             await work()

@@ -202,10 +202,12 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signs = Signs(f"{run_folder}/keeper.notify", float(watchdog), os.stat(f"{run_folder}/server").st_gid)
+    seconds = float(watchdog)
+    signs = Signs(f"{run_folder}/keeper.notify", seconds, os.stat(f"{run_folder}/server").st_gid)
     daemons = [Daemon(name, instance, run_folder, log_folder, python, signs.environment) for name in DAEMONS]
-    every = min(_LONGEST_LOOK, float(watchdog) / _LOOKS or _LONGEST_LOOK)
-    patience = float(watchdog) / every
+    every = min(_LONGEST_LOOK, seconds / _LOOKS or _LONGEST_LOOK)
+    # Off: who was asked for signs by a keeper before this one goes on giving them, and is not looked after.
+    patience = seconds / every or float("inf")
     look = time.monotonic()
     while not stopping:
         now = time.monotonic()

@@ -18,9 +18,8 @@ from sandkeep.lib.together import together
 
 _SETTLED_WITHIN = 30.0
 """Seconds that a call waits for a sandbox that a crash left in the middle of a change."""
-
-
 _SILENCE = 15.0
+"""Seconds without a sign of life after which a call has the agent asked."""
 _ANSWERS_WITHIN = 15.0
 """Seconds for an agent to say that it is there. On a host that is overwhelmed, some take a few."""
 
